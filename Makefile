@@ -1,0 +1,37 @@
+# Two commands do everything: `make demo` and `make test`.
+BIN := .venv/bin
+SOURCES := stretto tests tools $(wildcard benchmarks)
+
+.PHONY: demo test lint bench bench-core docs setup lock
+
+demo: setup
+	@$(BIN)/stretto demo
+
+# pytest comes last: its closing line is the result.
+test: setup lint
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python tools/budget.py
+
+# Every figure behind the goals, each area to build/bench/AREA.json; FULL=1 takes the long version.
+bench: bench-core
+
+bench-core: setup
+	@$(BIN)/python -m benchmarks.core
+
+docs: setup
+	@$(BIN)/python tools/help_page.py
+
+setup: .venv/setup-done
+
+.venv/setup-done: pyproject.toml requirements-lock.txt tools/setup.sh
+	@tools/setup.sh
+
+# Takes the newest versions that pyproject.toml allows; run `make test` afterwards.
+lock: setup
+	@tools/lock.sh

@@ -1,0 +1,64 @@
+"""``stretto train``: tune a model from a recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from stretto.cli.output import console
+from stretto.errors import ConfigError
+
+
+def train(
+    recipe: str,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    data: Path | None = None,
+    source: Path | None = None,
+    resume: bool = False,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    dry_run: bool = False,
+) -> None:
+    """Tune a model; the result is a checkpoint that every other command takes.
+
+    Args:
+        recipe: name of a shipped recipe, or a YAML file.
+        output: run folder (default: runs/train-RECIPE).
+        data: folder written by `stretto data build`; by default the recipe's own data recipe is
+            built first, into the run folder.
+        source: folder with the raw data sets, for building.
+        resume: go on from the last checkpoint in the run folder.
+        set_: change a setting, as in `--set optimiser.learning_rate=1e-4`; may be repeated.
+        dry_run: check everything and print the settings, without training.
+    """
+    from stretto.config import dump
+    from stretto.training.config import load_recipe
+
+    config = load_recipe(recipe, set_ or ())
+    output = output or Path("runs") / f"train-{Path(recipe).stem}"
+    if dry_run:
+        console.print(dump(config))
+        return
+    data = data or _built(config.data, config.base, source, output / "data", config.seed)
+
+    from stretto.training.run import train as run_training
+
+    folder = run_training(config, output, data=data, resume=resume)
+    console.print(f"checkpoint: {folder}", highlight=False)
+
+
+def _built(data: str, base: str, source: Path | None, folder: Path, seed: int) -> Path:
+    """The shards of a data recipe: an existing folder, or built now."""
+    for candidate in (Path(data), folder):
+        if (candidate / "manifest.json").exists():
+            return candidate
+    if source is None:
+        raise ConfigError(
+            f"data recipe {data!r} is not built: give --source DIR with the raw data sets, or "
+            "--data DIR with what `stretto data build` wrote"
+        )
+    from stretto.models.checkpoint import load_codec
+    from stretto.streams.build import build
+
+    build(data, folder, codec=load_codec(base), source=source, seed=seed)
+    return folder

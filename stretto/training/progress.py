@@ -1,0 +1,66 @@
+"""What a person sees of a training run, and what is written to its events."""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from stretto.runs import Run
+
+
+class ProgressCallback(TrainerCallback):
+    """A progress bar with tokens/s and time left on a terminal, plain lines elsewhere."""
+
+    def __init__(self, run: Run, steps: int) -> None:
+        self._run = run
+        self._console = Console(file=sys.stderr)
+        self._bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=steps)
+        self._last = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.start()
+        self._bar.update(self._task, completed=state.global_step)
+        self._last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        logs = dict(logs)
+        now = time.monotonic()
+        if "cells" in logs:
+            logs["cells_per_s"] = round(logs["cells"] / max(1e-9, now - self._last), 1)
+            self._last = now
+        self._run.event("log", step=state.global_step, **logs)
+        if "content" in logs:
+            line = (
+                f"content {logs['content']:.3f}  silence {logs.get('silence', 0):.3f}  "
+                f"{logs['cells_per_s']:.0f} tokens/s"
+            )
+            self._bar.update(self._task, description=line)
+            if not self._console.is_terminal:
+                self._console.print(f"step {state.global_step}  {line}", highlight=False)
+        elif "eval_content" in logs:
+            self._console.print(
+                f"step {state.global_step}  held-out content {logs['eval_content']:.3f}  "
+                f"silence {logs.get('eval_silence', 0):.3f}",
+                highlight=False,
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.stop()

@@ -1,0 +1,183 @@
+"""transformers' Trainer, taught what a table is: batch, loss, parameter groups, checkpoints.
+
+The loop, accumulation, clipping, schedule, precision, distribution and resuming are Trainer's.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from stretto.errors import CheckpointError
+from stretto.models.batch import StreamBatch
+from stretto.models.wrapper import MultiStreamLM
+from stretto.streams import IGNORE, Cells
+from stretto.training.config import OptimiserSettings, TrainConfig
+from stretto.training.stream_loss import StreamLoss, loss_report, stream_loss
+
+_TRAINED = "trained.pt"
+VECTORS = ("stream_embedding", "special_in", "special_out")
+
+
+class PackDataset(Dataset):
+    """Packs of samples; an item is the list of tables that share one sequence."""
+
+    def __init__(self, packs: Sequence[Sequence[Cells]]) -> None:
+        self._packs = packs
+
+    def __len__(self) -> int:
+        return len(self._packs)
+
+    def __getitem__(self, index: int) -> Sequence[Cells]:
+        return self._packs[index]
+
+
+def collate(packs: Sequence[Sequence[Cells]]) -> dict[str, Tensor]:
+    """Tensors of one micro-batch (Trainer wants a mapping)."""
+    return dict(vars(StreamBatch.from_packs(packs)))
+
+
+class StreamTrainer(Trainer):
+    """Trainer over packs of tables."""
+
+    def __init__(
+        self, model: MultiStreamLM, config: TrainConfig, args: TrainingArguments, **options: Any
+    ) -> None:
+        self.lm = model
+        self.run_config = config
+        self._reset_totals()
+        super().__init__(model=model, args=args, data_collator=collate, **options)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Loss of one micro-batch; its parts are added to the running totals."""
+        loss = self._loss(model, StreamBatch(**inputs))
+        self._sums += loss.sums.cpu()
+        self._counts += loss.counts.cpu()
+        self.cells_seen += int((inputs["samples"] >= 0).sum())
+        return (loss.total, {}) if return_outputs else loss.total
+
+    def _loss(self, model: Any, batch: StreamBatch) -> StreamLoss:
+        assert batch.labels is not None
+        labels = batch.labels.flatten()
+        select = (labels != IGNORE).nonzero().squeeze(1)
+        logits = model(batch, select=select).logits
+        return stream_loss(
+            logits,
+            labels[select],
+            batch.streams.flatten()[select],
+            self.lm.special,
+            len(self.lm.streams),
+            self.run_config.silence_weight,
+        )
+
+    def _reset_totals(self) -> None:
+        self._sums = torch.zeros(2, len(self.lm.streams))
+        self._counts = torch.zeros(2, len(self.lm.streams), dtype=torch.long)
+        self.cells_seen = 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Put the loss of each stream and kind beside Trainer's mean."""
+        if "loss" in logs:
+            logs |= loss_report(self._sums, self._counts, self.lm.streams)
+            logs["cells"] = self.cells_seen
+            self._reset_totals()
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Losses on the held-out samples, by stream and kind."""
+        if self.eval_dataset is None:
+            return {}
+        sums, counts = torch.zeros_like(self._sums), torch.zeros_like(self._counts)
+        model = self.model
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for inputs in self.get_eval_dataloader():
+                loss = self._loss(model, StreamBatch(**self._prepare_inputs(inputs)))
+                sums += loss.sums.cpu()
+                counts += loss.counts.cpu()
+        model.train()
+        report = {f"eval_{k}": v for k, v in loss_report(sums, counts, self.lm.streams).items()}
+        self.log(report)
+        return report
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with the vectors in a group of their own."""
+        if self.optimizer is None:
+            settings = self.run_config.optimiser
+            named = [(n, p) for n, p in (model or self.model).named_parameters() if p.requires_grad]
+            vectors = [p for n, p in named if n.endswith(VECTORS)]
+            weights = [p for n, p in named if not n.endswith(VECTORS)]
+            groups = [
+                {"params": weights, "lr": settings.learning_rate},
+                {"params": vectors, "lr": settings.vector_learning_rate, "weight_decay": 0.0},
+            ]
+            self.optimizer = torch.optim.AdamW(
+                [group for group in groups if group["params"]],
+                betas=settings.betas,
+                weight_decay=settings.weight_decay,
+            )
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """Linear warm-up, then cosine down to a fraction of the peak."""
+        if self.lr_scheduler is None:
+            scale = warm_cosine(self.run_config.optimiser, num_training_steps)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, scale)
+        return self.lr_scheduler
+
+    # Checkpoints hold what is trained, not the base.
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        if state_dict is None:
+            state_dict = self.lm.state_dict()
+        wanted = {n for n, p in self.lm.named_parameters() if p.requires_grad}
+        trained = {n: t.detach().cpu() for n, t in state_dict.items() if n in wanted}
+        torch.save(trained, folder / _TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.lm, Path(resume_from_checkpoint))
+
+
+def load_trained(model: MultiStreamLM, folder: Path) -> None:
+    """Put the trained tensors of a Trainer checkpoint into a model.
+
+    Raises:
+        CheckpointError: the file is missing or does not fit the model.
+    """
+    try:
+        trained = torch.load(folder / _TRAINED, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{folder / _TRAINED}: unreadable ({error})") from None
+    wanted = {n for n, p in model.named_parameters() if p.requires_grad}
+    if set(trained) != wanted:
+        raise CheckpointError(f"{folder}: was made by a run with other trainable tensors")
+    model.load_state_dict(trained, strict=False)
+
+
+def warm_cosine(settings: OptimiserSettings, steps: int) -> Any:
+    """Learning-rate factor of each step: linear from 0, then cosine to ``final_fraction``."""
+
+    def factor(step: int) -> float:
+        if step < settings.warmup_steps:
+            return (step + 1) / (settings.warmup_steps + 1)
+        done = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return settings.final_fraction + (1 - settings.final_fraction) * cosine
+
+    return factor
