@@ -29,6 +29,8 @@ class EfficiencyConfig:
         model, baseline, base: multi-stream, tuned single-stream and un-tuned model.
         batch: sessions that share a forward pass.
         wall_items: items per system that are also run alone in real time.
+        latency: file of `stretto eval latency`, whose seconds are then used (then nothing is run
+            in real time); empty measures on this machine.
         max_rows: rows after which a session is stopped.
         max_message_tokens: answer tokens after which a session is stopped: the guard against
             endless repetition.
@@ -50,6 +52,7 @@ class EfficiencyConfig:
     base: str = "smollm2-135m"
     batch: int = 32
     wall_items: int = 3
+    latency: str = ""
     max_rows: int = 4096
     max_message_tokens: int = 160
     device: str = "auto"

@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stretto.evals.config import EfficiencyConfig
-from stretto.evals.items import Item, load_items
-from stretto.evals.latency import LatencyTable, machine_name, measure, overhead
+from stretto.evals.items import load_items
+from stretto.evals.latency import (
+    LatencyTable,
+    busy_remark,
+    load_table,
+    machine_name,
+    measure,
+    overhead,
+)
 from stretto.evals.records import ANY_RATE, INSTANT, Record
 from stretto.evals.report import KIND
-from stretto.evals.systems import Job, System, conditions, open_session, record
+from stretto.evals.systems import SYSTEMS, Job, System, conditions, open_session, record
+from stretto.errors import ConfigError, LimitError
 from stretto.runs import Run
+from stretto.streams.examples import Example
 
 if TYPE_CHECKING:
     from stretto.engine import Engine, Session
@@ -29,9 +38,7 @@ def load_engine(name: str, config: EfficiencyConfig) -> "Engine":
     """The engine of one model, with room for a batch."""
     from stretto.engine import Engine
 
-    return Engine.load(
-        name, device=config.device, dtype=config.dtype, max_sessions=config.batch
-    )
+    return Engine.load(name, device=config.device, dtype=config.dtype, max_sessions=config.batch)
 
 
 def run_efficiency(
@@ -41,7 +48,7 @@ def run_efficiency(
     command: str = "",
     progress: Progress = lambda done, total, what: None,
     load: Loader = load_engine,
-    items: dict[str, list[Item]] | None = None,
+    items: dict[str, list[Example]] | None = None,
 ) -> None:
     """Answer what the run has not answered yet; then check some items in real time.
 
@@ -61,6 +68,10 @@ def run_efficiency(
         for text in remarks:
             run.event("remark", text=text)
     run.event("start", facts=_facts(command))
+    if config.latency and _saved_latency(run) is None:
+        table = load_table(Path(config.latency))
+        run.event("latency", **table.to_dict())
+        run.event("remark", text=f"seconds are those of {table.machine}; no real-time check here")
     done = {Record.from_dict(e).key: Record.from_dict(e) for e in run.events("item")}
     jobs = [
         Job(system, item, rate, lag)
@@ -68,7 +79,7 @@ def run_efficiency(
         for task in config.tasks
         for item in items[task]
     ]
-    walls = [] if config.wall_items == 0 else _wall_jobs(jobs, config)
+    walls = [] if config.latency else _wall_jobs(jobs, config)
     checked = {tuple(e["key"]) for e in run.events("wall")}
     total, latency = len(jobs), _saved_latency(run)
     for role, name in config.models().items():
@@ -82,6 +93,8 @@ def run_efficiency(
         engine = load(name, config)
         if latency is None:
             progress(len(done), total, "timing forward passes")
+            if (busy := busy_remark()) is not None:
+                run.event("remark", text=busy)
             latency = measure_latency(engine, mine[0], config)
             run.event("latency", **latency.to_dict())
         for session, job in answer(engine, missing, config, latency):
@@ -107,8 +120,10 @@ def answer(
             active.append((open_session(engine, job, config, VirtualClock(latency)), job))
         if not active:
             return
-        engine.step()
+        stepped = engine.step()
         finished = [pair for pair in active if pair[0].finish_reason is not None]
+        if not stepped and not finished:
+            raise LimitError(f"item {active[0][1].item.id}: the session neither goes on nor ends")
         active = [pair for pair in active if pair[0].finish_reason is None]
         yield from finished
 
@@ -118,6 +133,16 @@ def measure_latency(engine: "Engine", job: Job, config: EfficiencyConfig) -> Lat
     table = measure(engine.model)
     session = _alone(engine, replace(job, rate=INSTANT), config)
     return replace(table, overhead=overhead(table, _steps(session)))
+
+
+def machine_latency(model: str, *, device: str = "auto", dtype: str = "auto") -> LatencyTable:
+    """The table of a model on this machine, from a generated item; needs no data."""
+    config = EfficiencyConfig(
+        tasks=("chain_sum",), limit=1, model=model, device=device, dtype=dtype, batch=1
+    )
+    items, _ = load_items(config)
+    job = Job(SYSTEMS["read"], items["chain_sum"][0], INSTANT, config.lag)
+    return measure_latency(load_engine(model, config), job, config)
 
 
 def _steps(session: "Session") -> Iterator[tuple[int, int, float]]:
@@ -142,8 +167,10 @@ def _alone(engine: "Engine", job: Job, config: EfficiencyConfig) -> "Session":
 
 
 def _wall_jobs(jobs: list[Job], config: EfficiencyConfig) -> list[Job]:
-    """The first items of every system, taken from the tasks in turn: at the goal's rate and, for
-    systems that read, at instant arrival too, where compute is all there is."""
+    """The first items of every system, taken from the tasks in turn.
+
+    At the goal's rate and, for systems that read, at instant arrival too, where compute is all.
+    """
     chosen: list[Job] = []
     groups: dict[tuple[System, str], list[Job]] = {}
     for job in jobs:
@@ -200,7 +227,6 @@ def open_run(config: EfficiencyConfig, folder: Path, *, resume: bool) -> Run:
         ConfigError: the run to resume was made with other settings.
     """
     from stretto.config import load
-    from stretto.errors import ConfigError
 
     if not resume:
         return Run.create(folder, config, kind=KIND)
@@ -209,6 +235,6 @@ def open_run(config: EfficiencyConfig, folder: Path, *, resume: bool) -> Run:
     if kept != config:
         names = [n for n in config.__dataclass_fields__ if getattr(kept, n) != getattr(config, n)]
         raise ConfigError(
-            f"{folder}: was made with other {', '.join(names)}; give the same options, or another --out"
+            f"{folder}: was made with other {', '.join(names)}; give the same, or another --out"
         )
     return run

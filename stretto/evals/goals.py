@@ -83,8 +83,8 @@ def verdict(goals: Sequence[TaskGoal]) -> str:
     met = sum(goal.met for goal in goals)
     line = (
         f"{met} of {len(goals)} tasks have at least {100 * LESS_DELAY:.0f} % less delay with "
-        f"accuracy no more than {100 * ACCURACY_POINTS:.0f} points lower (asked for: {NEEDED} of 4): "
-        f"{'met' if met >= NEEDED else 'missed'}."
+        f"accuracy no more than {100 * ACCURACY_POINTS:.0f} points lower "
+        f"(asked for: {NEEDED} of 4): {'met' if met >= NEEDED else 'missed'}."
     )
     families = [goal for goal in goals if goal.task not in DATA_TASKS]
     if families and families[0].single_accuracy <= SOLVED:

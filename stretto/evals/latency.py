@@ -4,11 +4,14 @@ Sessions are run in batches for throughput, but each session's virtual clock adv
 own tick would take alone. That number comes from here.
 """
 
+import json
+import os
 import platform
 import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 CELLS = (1, 2, 3, 4, 8, 16, 64, 256)
 CACHED = (64, 256, 1024)
+_BUSY = 1.25
+"""Load a core, this process included, from which a remark is due."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +87,49 @@ class LatencyTable:
         )
 
 
+def load_table(path: Path) -> LatencyTable:
+    """A table that ``stretto eval latency`` wrote.
+
+    Raises:
+        InputError: the file cannot be read or is something else.
+    """
+    try:
+        return LatencyTable.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a latency table ({error})") from None
+
+
 def machine_name() -> str:
     """Processor, cores and threads in words."""
     import torch
 
     model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a real file
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-        model = f"{names[0]}, {len(names)} cores" if names else model
-    except OSError:
-        pass
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        if found:
+            model = f"{found[0].partition(':')[2].strip()}, {len(found)} cores"
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()} on {model}"
     return f"{model}, {torch.get_num_threads()} torch threads"
+
+
+def busy_remark() -> str | None:
+    """A warning for the report if other work keeps this machine busy, so that times are too long.
+
+    None where it is idle enough or the load is not known.
+    """
+    if not hasattr(os, "getloadavg"):
+        return None
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load < _BUSY * cores:
+        return None
+    return (
+        f"forward passes were timed while the machine was busy (load {load:.1f} on {cores} cores): "
+        "seconds are too long; repeat this on an idle machine"
+    )
 
 
 def measure(

@@ -154,4 +154,4 @@ class Record:
         try:
             return cls(**{name: data[name] for name in names})
         except KeyError as error:
-            raise InputError(f"an item of this run lacks {error}; it was not written by eval") from None
+            raise InputError(f"an item of this run lacks {error}; make the run anew") from None

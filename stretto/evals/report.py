@@ -11,10 +11,11 @@ from typing import Any
 from stretto.config import load
 from stretto.errors import InputError
 from stretto.evals import goals as goals_of
+from stretto.evals import summary
 from stretto.evals.config import EfficiencyConfig
 from stretto.evals.latency import LatencyTable
 from stretto.evals.records import INSTANT, Record
-from stretto.evals.summary import Line, frontier, lines
+from stretto.evals.summary import Line
 from stretto.evals.wall import WallCheck, check
 from stretto.runs import Run, atomic_write
 
@@ -103,8 +104,8 @@ def read_report(run: Run) -> Report:
     remarks = dict.fromkeys(e["text"] for e in events if e["type"] == "remark")
     return Report(
         config=config,
-        lines=lines(records, config),
-        frontier=frontier(records, config) if "frontier" in config.systems else [],
+        lines=summary.lines(records, config),
+        frontier=summary.frontier(records, config) if "frontier" in config.systems else [],
         goals=goals_of.judge(records, config),
         wall=check([e for e in events if e["type"] == "wall"]),
         latency=tables[-1] if tables else None,
@@ -178,7 +179,7 @@ _EXPLAIN_FRONTIER = (
 
 def _introduction(report: Report) -> list[str]:
     config, facts = report.config, report.facts
-    state = "" if report.finished else " **This run is not finished; figures are of what is there.**"
+    state = "" if report.finished else " **Not finished: figures are of what is there.**"
     items = f"{config.limit} items a task" if config.limit else "all items"
     known = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "command")
     parts = [
@@ -198,7 +199,9 @@ def instant_remark(found: Sequence[Line]) -> str:
         single = by.get((task, "single"))
         if system == "read" and single is not None:
             ratio = read.delay_s / single.delay_s if single.delay_s else float("nan")
-            seen.append(f"{task} {read.delay_s:.2f} s against {single.delay_s:.2f} s ({ratio:.2f} x)")
+            seen.append(
+                f"{task} {read.delay_s:.2f} s against {single.delay_s:.2f} s ({ratio:.2f} x)"
+            )
     if not seen:
         return ""
     return (
@@ -249,9 +252,9 @@ def cell(line: Line, column: str) -> str:
     return str(value)
 
 
-def columns(frontier_table: bool = False) -> Mapping[str, str]:
+def columns(*, frontier: bool = False) -> Mapping[str, str]:
     """Column names and their headings."""
-    return _FRONTIER_COLUMNS if frontier_table else _COLUMNS
+    return _FRONTIER_COLUMNS if frontier else _COLUMNS
 
 
 def _table(found: Sequence[Line], wanted: Mapping[str, str]) -> str:

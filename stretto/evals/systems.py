@@ -1,15 +1,19 @@
 """Who is measured: how each system is opened on an item, and what is noted when it is done."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stretto.evals.config import EfficiencyConfig
-from stretto.evals.items import Item, grade
+from stretto.evals.items import text_of
 from stretto.evals.records import ANY_RATE, Record, arrival_end, parse_rate
 from stretto.evals.wakeup import wake_ticks
 from stretto.streams import StreamCodec, StreamTable
+from stretto.streams.alignment import Lag, single_prompt, step_gates
+from stretto.streams.examples import Example
+from stretto.streams.grading import final_answer, is_correct
 
 if TYPE_CHECKING:
     from stretto.engine import Engine, Session
@@ -53,7 +57,7 @@ class Job:
     """One item to be answered by one system in one condition."""
 
     system: System
-    item: Item
+    item: Example
     rate: str
     lag: str
 
@@ -85,12 +89,12 @@ def open_session(engine: "Engine", job: Job, config: EfficiencyConfig, clock: An
     from stretto.engine import Limits, SamplingParams
 
     limits = Limits(max_rows=config.max_rows, max_message_tokens=config.max_message_tokens)
-    codec, text = engine.codec, job.item.text
+    codec, text = engine.codec, text_of(job.item)
     if job.system.streams == "single":
         session = engine.open(
             streams="single",
-            prompts={"text": chat_prompt(engine, text)},
-            sampling=_single_sampling(engine, job.system),
+            prompts={"text": single_prompt(text, codec)},
+            sampling=SamplingParams(temperature=0.0),
             limits=limits,
             clock=clock,
         )
@@ -109,41 +113,24 @@ def open_session(engine: "Engine", job: Job, config: EfficiencyConfig, clock: An
     return session
 
 
-def chat_prompt(engine: "Engine", text: str) -> list[int]:
-    """The user's text in the base model's chat template, up to where the answer begins."""
-    from stretto.streams.grading import chat_prompt as spell
-
-    return engine.codec.encode(spell(text), markup=True)
-
-
-def _single_sampling(engine: "Engine", system: System) -> Any:
-    """Greedy; the un-tuned model ends with its own markup and knows no silence."""
-    from stretto.engine import SamplingParams
-
-    if system.role != "base":
-        return SamplingParams(temperature=0.0)
-    names = ("<|im_end|>", "<|endoftext|>")
-    stops = [i for name in names if (i := engine.codec.token_id(name)) is not None]
-    return SamplingParams(temperature=0.0, silence=False, stop_ids=tuple(stops))
-
-
 def record(session: "Session", job: Job, codec: StreamCodec) -> Record:
     """What a finished session gave."""
     table, output, live = session.table, job.system.output, job.system.live
     special = (table.special.silence, table.special.end)
     content = [r for r in session.rows if r.tokens.get(output, special[0]) not in special]
     text = codec.decode(table.column(output))
-    graded = grade(job.item, text, lenient=job.system.lenient)
-    tokens = len(codec.encode(job.item.text))
+    lenient = job.system.lenient
+    predicted = final_answer(text, lenient=lenient) or ""
+    tokens = len(codec.encode(text_of(job.item)))
     return Record(
         system=job.system.name,
         task=job.item.task,
         item=job.item.id,
         rate=job.rate,
         lag=job.lag,
-        correct=graded.correct,
-        answered=bool(graded.predicted),
-        predicted=graded.predicted,
+        correct=is_correct(text, job.item.answer, lenient=lenient),
+        answered=bool(predicted),
+        predicted=predicted,
         text=text,
         finish=session.finish_reason or "",
         input_tokens=tokens,
@@ -168,7 +155,12 @@ def _end_row(table: StreamTable) -> int:
 
 
 def _wake(table: StreamTable, job: Job, codec: StreamCodec) -> int | None:
-    chunks = job.item.example.chunks
-    ends = [len(codec.encode("".join(chunks[: i + 1]))) for i in range(len(chunks))]
-    needs = job.item.example.needs
-    return wake_ticks(table, ends, job.lag, needs=needs[0] if needs else 0)
+    """Wake-up against what :func:`step_gates` allows for the first step."""
+    lag: Lag = "all" if job.lag == "all" else int(job.lag)
+    gate = step_gates(job.item, lag)[0]
+    chunks = job.item.chunks
+    if gate > len(chunks):
+        return wake_ticks(table, None)
+    _, ends = codec.encode_ends(text_of(job.item))
+    characters = sum(map(len, chunks[:gate]))
+    return wake_ticks(table, min(bisect_left(ends, characters) + 1, len(ends)))

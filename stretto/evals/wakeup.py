@@ -1,25 +1,18 @@
 """When a reading model begins to speak, against when its training data would have let it."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from stretto.streams import ABSENT, StreamTable
 
 
-def wake_ticks(
-    table: StreamTable, boundaries: Sequence[int], lag: str, *, needs: int = 0
-) -> int | None:
+def wake_ticks(table: StreamTable, needed: int | None) -> int | None:
     """Ticks from the first tick in which the answer may begin to the one in which it does.
 
-    The rule of wait-k: step 0 begins no earlier than the tick after the one in which chunk
-    ``min(k, n - 1)`` has been read; with ``all``, after the last chunk and ``end``.
+    The first step may begin in the tick after the one in which what it waits for has been read.
 
     Args:
-        table: streams ``user`` and ``answer``.
-        boundaries: user tokens up to the end of each of n chunks, increasing.
-        lag: ``0``, ``1``... or ``all``.
-        needs: chunks that the first step cannot do without; 0 if unknown.
+        table: has the streams ``user`` and ``answer``.
+        needed: how many user tokens it waits for; None for the user's ``end``.
 
     Returns:
         negative when the answer began too early; None if it or its gate never came.
@@ -27,12 +20,11 @@ def wake_ticks(
     user = table.rows[:, table.streams.index("user")]
     answer = table.rows[:, table.streams.index("answer")]
     special = (table.special.silence, table.special.end)
-    if lag == "all":
+    if needed is None:
         gate = np.flatnonzero(user == table.special.end)[:1]
     else:
-        chunk = min(max(int(lag), needs - 1), len(boundaries) - 1)
         words = np.flatnonzero((user != ABSENT) & (user != table.special.end))
-        gate = words[boundaries[chunk] - 1 : boundaries[chunk]]
+        gate = words[max(0, needed - 1) : needed]
     ticks = np.flatnonzero(answer != ABSENT)
     spoken = np.flatnonzero(~np.isin(answer[ticks], special))
     if not gate.size or not spoken.size:

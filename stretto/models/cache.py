@@ -33,7 +33,7 @@ class StreamCache(Cache):
         self.rows = torch.zeros(lines, 0, dtype=torch.int64)
         self._keys: list[Tensor | None] = [None] * self.num_layers
         self._values: list[Tensor | None] = [None] * self.num_layers
-        self._use: Tensor | None = None
+        self._use: slice | Tensor = slice(0, 0)
         self._write = torch.empty(0)
         self._view = 0
 
@@ -56,8 +56,10 @@ class StreamCache(Cache):
         self._view = int(write[:, -1].max()) + 1
         self._grow(self._view)
         self.rows[lines[:, None], write] = rows
-        every = len(lines) == self.lines and bool((lines == torch.arange(self.lines)).all())
-        self._use = None if every else lines.to(self.device)
+        # Neighbouring lines are looked at in place; others have to be gathered.
+        first = int(lines[0])
+        together = bool((lines == first + torch.arange(len(lines))).all())
+        self._use = slice(first, first + len(lines)) if together else lines.to(self.device)
         self._write = write.to(self.device)
         return write, self._view
 
@@ -102,13 +104,12 @@ class StreamCache(Cache):
         buffer = buffers[layer]
         if buffer is None:
             buffer = buffers[layer] = new.new_zeros(self.lines, heads, self.capacity, size)
-        lines = slice(None) if self._use is None else self._use
-        if self._use is None:
+        if isinstance(self._use, slice):
             where = self._write[:, None, :, None].expand(b, heads, length, size)
-            buffer.scatter_(2, where, new)
+            buffer[self._use].scatter_(2, where, new)
         else:
             buffer[self._use[:, None], :, self._write] = new.transpose(1, 2)
-        return buffer[lines, :, : self._view]
+        return buffer[self._use, :, : self._view]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0

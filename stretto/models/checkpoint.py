@@ -167,6 +167,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def is_checkpoint(name_or_path: str | Path) -> bool:
+    """Whether this is a stretto checkpoint; False for a base model that never saw streams."""
+    return (resolve(str(name_or_path)) / MARKER).exists()
+
+
 def load_codec(name_or_path: str | Path) -> StreamCodec:
     """The tokeniser of a base model or checkpoint."""
     folder = resolve(str(name_or_path))

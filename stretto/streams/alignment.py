@@ -7,11 +7,11 @@ will come is known only then. Every table could have been written by the engine,
 """
 
 import random
-import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from stretto.errors import InputError
 from stretto.streams.arrival import Arrival, ticks
 from stretto.streams.causality import chunks_needed
 from stretto.streams.examples.base import Example
+from stretto.streams.planting import plant_error
 from stretto.streams.sets import AUDIT, READ, SINGLE
 from stretto.streams.stream import StreamSet
 from stretto.streams.table import StreamTable
@@ -158,20 +159,19 @@ class _Script:
         remarks: Sequence[str] = (),
     ) -> "_Script":
         gates = step_gates(example, lag)
-        user, chunk_ends = _encode_parts(example.chunks, codec)
-        answer, step_ends = _encode_parts(steps, codec)
-        starts = [0, *step_ends[:-1]]
-        audit, remark_ends = _encode_parts(remarks, codec)
-        remark_starts = [0, *remark_ends[:-1]] if remarks else []
+        user, chunk_ends = _encode_read(example.chunks, codec)
+        answer = _encode_said(steps, codec)
+        if not user or not any(answer):
+            raise InputError(f"example {example.id!r} has an empty text or an empty answer")
         return cls(
             example=example,
             codec=codec,
             lag=lag,
             user=user,
             chunk_ends=chunk_ends,
-            steps=[answer[a:b] for a, b in zip(starts, step_ends, strict=True)],
-            gates=[[*chunk_ends, len(user) + 1][gate - 1] for gate in gates],
-            remarks=[audit[a:b] for a, b in zip(remark_starts, remark_ends, strict=True)],
+            steps=answer,
+            gates=[[0, *chunk_ends, len(user) + 1][gate] for gate in gates],
+            remarks=_encode_said(remarks, codec) if remarks else [],
         )
 
     def play(
@@ -201,9 +201,7 @@ class _Script:
         writer.drain()
         return self._described(writer, arrival, meta)
 
-    def _described(
-        self, writer: TickWriter, arrival: Arrival, meta: dict[str, Any]
-    ) -> StreamTable:
+    def _described(self, writer: TickWriter, arrival: Arrival, meta: dict[str, Any]) -> StreamTable:
         table = writer.table()
         user_rows = np.flatnonzero(table.is_content()[:, table.streams.index("user")])
         known = len(self.user) - len(user_rows)
@@ -223,82 +221,23 @@ class _Script:
 
 
 def _starts(table: StreamTable, name: str, parts: Sequence[Sequence[int]]) -> list[int]:
-    """The row in which each part of a stream's text starts."""
+    """The row in which each part of a stream's text starts; an empty one starts with the next."""
     rows = np.flatnonzero(table.is_content()[:, table.streams.index(name)])
-    return rows[np.cumsum([0, *map(len, parts[:-1])])].tolist()
+    starts = np.cumsum([0, *map(len, parts[:-1])])
+    return rows[np.minimum(starts, len(rows) - 1)].tolist()
 
 
-def _encode_parts(parts: Sequence[str], codec: StreamCodec) -> tuple[list[int], list[int]]:
-    """Ids of the joined text, and how many of them hold each part and all before it."""
-    ids, ends = codec.encode_ends("".join(parts))
-    counts, length = [], 0
-    for part in parts:
-        length += len(part)
-        counts.append(min(bisect_left(ends, length) + 1, len(ids)) if length else 0)
-    return ids, counts
+def _encode_read(chunks: Sequence[str], codec: StreamCodec) -> tuple[list[int], list[int]]:
+    """Ids of the joined text, and how many must be read to have read each chunk."""
+    ids, spans = codec.encode_spans("".join(chunks))
+    starts = [start for start, _ in spans]
+    return ids, [bisect_left(starts, end) for end in accumulate(map(len, chunks))]
 
 
-@dataclass(frozen=True)
-class Planted:
-    """An answer with one wrong step.
-
-    Attributes:
-        steps: all steps.
-        index: the wrong one.
-        correction: what should stand there.
-    """
-
-    steps: tuple[str, ...]
-    index: int
-    correction: str
-
-
-_EQUATION = re.compile(
-    r"(?P<term>[-+*/x×().,$%\d\s]*)(?P<equals>\s*=\s*\$?)(?P<number>-?\d+(?:\.\d+)?)(?![\d,]*\d)"
-)
-_LAST_NUMBER = re.compile(r"(?P<label>^|total )(?P<number>-?\d+)$")
-_VERDICT = re.compile(r"\b(yes|no)$")
-_OPPOSITE = {"yes": "no", "no": "yes"}
-
-
-def plant_error(steps: Sequence[str], rng: random.Random) -> Planted | None:
-    """Alter one result: a number behind ``=``, a total, a yes or no. None if there is none.
-
-    The last step, the answer, is left as it is.
-    """
-    places = [(i, edit) for i, step in enumerate(steps[:-1]) if (edit := _edit(step, rng))]
-    if not places:
-        return None
-    index, (wrong, correction) = rng.choice(places)
-    return Planted((*steps[:index], wrong, *steps[index + 1 :]), index, correction)
-
-
-def _edit(step: str, rng: random.Random) -> tuple[str, str] | None:
-    """The step with a wrong result, and the right one."""
-    line = step.rstrip("\n")
-    if match := _EQUATION.search(line):
-        term = match["term"].strip(" .,")
-        correction = f"{term}{match['equals']}{match['number']}" if term else match["number"]
-    elif match := _LAST_NUMBER.search(line):
-        correction = match[0]
-    elif match := _VERDICT.search(line):
-        return _replaced(step, match.span(), _OPPOSITE[match[0]]), line
-    else:
-        return None
-    return _replaced(step, match.span("number"), _other_number(match["number"], rng)), correction
-
-
-def _replaced(text: str, span: tuple[int, int], new: str) -> str:
-    return text[: span[0]] + new + text[span[1] :]
-
-
-def _other_number(number: str, rng: random.Random) -> str:
-    """Near the right one, so that only checking tells: off by a bit, or one digit changed."""
-    if "." in number or rng.random() < 0.5:
-        i = rng.choice([i for i, char in enumerate(number) if char.isdigit()])
-        lowest = 1 if i == 0 and len(number) > 1 else 0
-        digits = [d for d in range(lowest, 10) if str(d) != number[i]]
-        return number[:i] + str(rng.choice(digits)) + number[i + 1 :]
-    offset = rng.choice([-10, -3, -2, -1, 1, 2, 3, 10])
-    changed = int(number) + offset
-    return str(changed if changed >= 0 or number.startswith("-") else int(number) - offset)
+def _encode_said(steps: Sequence[str], codec: StreamCodec) -> list[list[int]]:
+    """Ids of the joined text, cut into steps; a token that touches two is part of the later."""
+    ids, spans = codec.encode_spans("".join(steps))
+    token_ends = [end for _, end in spans]
+    lengths = list(accumulate(map(len, steps)))
+    cuts = [0, *(bisect_right(token_ends, end) for end in lengths[:-1]), len(ids)]
+    return [ids[a:b] for a, b in pairwise(cuts)]

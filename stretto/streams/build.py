@@ -50,11 +50,12 @@ class Source:
 
     def __post_init__(self) -> None:
         if (self.task == "sgd") != (self.set == "agent"):
-            raise ConfigError(f"{self.task}: the set agent goes with the task sgd, and only with it")
+            raise ConfigError(f"{self.task}: set agent is for task sgd, and only for it")
         if self.task not in (*task_names(), "sgd"):
             raise ConfigError(f"no task {self.task!r}; choose from {', '.join(task_names())}, sgd")
         if (self.file is None) != (self.task in GENERATED):
-            raise ConfigError(f"{self.task}: {'it is generated, drop' if self.file else 'give'} file")
+            reason = "it is generated, drop file" if self.file else "file is missing"
+            raise ConfigError(f"{self.task}: {reason}")
         if self.count < 1 or self.skip < 0 or self.repeat < 1:
             raise ConfigError(f"{self.task}: count and repeat start at 1, skip at 0")
         if not self.lags or min(self.lags.values()) < 0 or sum(self.lags.values()) <= 0:
@@ -190,15 +191,11 @@ def _tables(
         yield table, single(example, codec) if recipe.single else None
 
 
-def _lay_out(
-    part: Source, example: Example, codec: StreamCodec, rng: random.Random
-) -> StreamTable:
+def _lay_out(part: Source, example: Example, codec: StreamCodec, rng: random.Random) -> StreamTable:
     lag = rng.choices(list(part.lags), list(part.lags.values()))[0]
     arrival = random_arrival(rng)
     if part.set == "audit":
-        return audit(
-            example, codec, lag=lag, arrival=arrival, rng=rng, error_rate=part.error_rate
-        )
+        return audit(example, codec, lag=lag, arrival=arrival, rng=rng, error_rate=part.error_rate)
     return align(example, codec, lag=lag, arrival=arrival, rng=rng)
 
 

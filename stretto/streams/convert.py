@@ -130,9 +130,7 @@ def _aligned(
         if set_name == "single":
             yield single(example, codec)
         elif set_name == "audit":
-            yield audit(
-                example, codec, lag=lag, arrival=comes, rng=rng, error_rate=error_rate
-            )
+            yield audit(example, codec, lag=lag, arrival=comes, rng=rng, error_rate=error_rate)
         else:
             yield align(example, codec, lag=lag, arrival=comes, rng=rng)
 

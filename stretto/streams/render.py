@@ -25,9 +25,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\u200d" else HIDDEN for c in text)
 
 
-def render_text(
-    table: StreamTable, width: int | None = None, max_rows: int | None = None
-) -> str:
+def render_text(table: StreamTable, width: int | None = None, max_rows: int | None = None) -> str:
     """The table as monospaced text.
 
     Args:
@@ -44,11 +42,12 @@ def render_text(
     lane = (width - gutter) // max(1, len(lanes)) - 3
     if lane < _MIN_LANE:
         needed = gutter + len(lanes) * (_MIN_LANE + 3)
-        raise InputError(f"width {width} has no room for {len(lanes)} streams; use {needed} or more")
+        raise InputError(f"width {width} is too small for {len(lanes)} streams; use {needed}")
     lines = [_prompt_line(table, name, width) for name in table.prompt_order()]
     arrows = {"input": "→", "output": "←"}
     titles = [f"{s.name} {arrows[s.direction]}" for _, s in lanes]
-    lines += [_line("row", titles, gutter, lane), _line("", ["─" * lane] * len(lanes), gutter, lane)]
+    lines.append(_line("row", titles, gutter, lane))
+    lines.append(_line("", ["─" * lane] * len(lanes), gutter, lane))
     shown = len(table) if max_rows is None else min(max_rows, len(table))
     cells = [list(_texts(table, i, shown)) for i, _ in lanes]
     for first, texts in _groups(cells, shown, lane):
@@ -80,7 +79,8 @@ def render_html(table: StreamTable, max_rows: int = _HTML_ROWS) -> str:
         tds = "".join(f'<td style="{style}">{html.escape(c[row])}</td>' for style, c in columns)
         parts.append(f"<tr><td>{row}</td>{tds}</tr>")
     if shown < len(table):
-        parts.append(f'<tr><td colspan="{len(lanes) + 1}">… {len(table) - shown} more rows</td></tr>')
+        more = f"… {len(table) - shown} more rows"
+        parts.append(f'<tr><td colspan="{len(lanes) + 1}">{more}</td></tr>')
     return "".join([*parts, "</table>"])
 
 

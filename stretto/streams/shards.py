@@ -82,7 +82,7 @@ class Shards:
             InputError: no such sample, or the tokeniser is another model's.
         """
         if codec is not None and codec.special != self.special:
-            raise InputError(f"the data were built for another vocabulary than that of {codec.name}")
+            raise InputError(f"built for another vocabulary than that of {codec.name}")
         if not 0 <= index < len(self.samples):
             raise InputError(f"sample {index}: there are {len(self.samples)}, counted from 0")
         sample = self.samples[index]
@@ -133,9 +133,7 @@ def save_shards(
         lengths = [len(sample.cells) for sample in group]
         arrays["offsets"] = np.cumsum([0, *lengths], dtype=np.int64)
         save_file(arrays, folder / names[-1])
-    lines = (
-        {"set": s.set, "num_prompt_rows": s.num_prompt_rows, "meta": s.meta} for s in samples
-    )
+    lines = ({"set": s.set, "num_prompt_rows": s.num_prompt_rows, "meta": s.meta} for s in samples)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (folder / SAMPLES).write_text(text, encoding="utf-8")
     manifest = {

@@ -4,20 +4,22 @@ Every stream is tokenised as ordinary text: whitespace, newlines and the layout 
 and a special token spelled out in a user's text stays text.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer, pre_tokenizers
 
 from stretto.errors import CheckpointError, InputError
 
 ABSENT = -1
 """No token at all in this cell."""
 
-_HELD_TOKENS = 8
-# A character is at most four byte tokens; a longer run that still decodes to U+FFFD is not the
-# start of anything.
+_CONTEXT_TOKENS = 8
+_MAX_HELD = 512
+# A run that never decodes to whole characters is let go at some point; words never come near it.
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class SpecialIds:
 
     @classmethod
     def after(cls, vocab_size: int) -> "SpecialIds":
+        """The first two ids that a vocabulary of ``vocab_size`` rows does not have."""
         return cls(silence=vocab_size, end=vocab_size + 1)
 
 
@@ -77,26 +80,48 @@ class StreamCodec:
     def encode(self, text: str, *, markup: bool = False) -> list[int]:
         """Token ids of ``text``; ``markup=True`` reads special tokens such as ``<|im_start|>``.
 
+        A character that the vocabulary cannot spell becomes U+FFFD (never a character in use).
+
         Raises:
             InputError: the text holds half a surrogate pair, which no file can store.
         """
-        tokenizer = self._markup if markup else self._plain
-        try:
-            return tokenizer.encode(text, add_special_tokens=False).ids
-        except (UnicodeEncodeError, TypeError) as error:
-            raise InputError(f"text cannot be encoded as UTF-8: {error}") from None
+        return _encode(self._markup if markup else self._plain, self._spelled(text)).ids
 
-    def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Where each token of ``encode(text)`` begins and ends in the text, in characters."""
-        return self._plain.encode(text, add_special_tokens=False).offsets
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of ``text``, and which characters (first, one past the last) each touches.
+
+        Raises:
+            InputError: as :meth:`encode`.
+        """
+        encoding = _encode(self._plain, self._spelled(text))
+        return encoding.ids, encoding.offsets
 
     def encode_ends(self, text: str) -> tuple[list[int], list[int]]:
-        """Token ids of ``text``, and after each token the number of characters read completely."""
-        encoding = self._plain.encode(text, add_special_tokens=False)
-        starts = [start for start, _ in encoding.offsets[1:]]
+        """Token ids of ``text``, and after each token the number of characters read completely.
+
+        Raises:
+            InputError: as :meth:`encode`.
+        """
+        ids, spans = self.encode_spans(text)
         # A character cut into several tokens is complete when a later one begins.
-        pairs = zip(encoding.offsets, [*starts, len(text)], strict=False)
-        return encoding.ids, [min(end, following) for (_, end), following in pairs]
+        following = [start for start, _ in spans[1:]] + [len(text)]
+        return ids, [min(end, start) for (_, end), start in zip(spans, following, strict=False)]
+
+    def _spelled(self, text: str) -> str:
+        return self._unspelled.sub("\ufffd", text) if self._unspelled else text
+
+    @cached_property
+    def _unspelled(self) -> re.Pattern[str] | None:
+        """Characters that the vocabulary has no bytes for; SmolLM2 lacks unassigned planes."""
+        if '"ByteLevel"' not in self.tokenizer_json:
+            return None
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        missing = [
+            f"{re.escape(chr(first))}-{re.escape(chr(last))}"
+            for first, last in _characters_by_first_byte()
+            if self.token_id(to_bytes.pre_tokenize_str(chr(first))[0][0][0]) is None
+        ]
+        return re.compile(f"[{''.join(missing)}]") if missing else None
 
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``; silence, end and absent cells are left out."""
@@ -112,6 +137,24 @@ class StreamCodec:
         return StreamDecoder(self)
 
 
+def _encode(tokenizer: Tokenizer, text: str) -> Encoding:
+    try:
+        return tokenizer.encode(text, add_special_tokens=False)
+    except (UnicodeEncodeError, TypeError):
+        # What tokenizers says of a surrogate differs from version to version.
+        raise InputError(f"text cannot be encoded as UTF-8: {text[:40]!r}") from None
+
+
+def _characters_by_first_byte() -> Iterator[tuple[int, int]]:
+    """Ranges of code points, first and last, whose UTF-8 forms begin with the same byte."""
+    yield from ((code, code) for code in range(0x80))
+    yield from ((code, code + 0x3F) for code in range(0x80, 0x800, 0x40))
+    yield from ((max(code, 0x800), code + 0xFFF) for code in range(0, 0xD000, 0x1000))
+    yield from ((0xD000, 0xD7FF), (0xE000, 0xEFFF), (0xF000, 0xFFFF))
+    starts = (0x10000, *range(0x40000, 0x110000, 0x40000))
+    yield from ((code, min(code | 0x3FFFF, 0x10FFFF)) for code in starts)
+
+
 class StreamDecoder:
     """Incremental detokeniser of one stream; never emits half a character.
 
@@ -123,6 +166,7 @@ class StreamDecoder:
         self._codec = codec
         self._context: list[int] = []
         self._held: list[int] = []
+        self._told = 0  # characters of what is held that were returned already
 
     def push(self, token: int) -> str:
         """Take one token; return the text that is complete now, possibly empty."""
@@ -130,21 +174,25 @@ class StreamDecoder:
         if token < 0 or token in (special.silence, special.end):
             return ""
         self._held.append(token)
-        text = self._new_text()
-        if text.endswith("�") and len(self._held) < _HELD_TOKENS:
-            return ""
+        text = self._held_text()
+        # A last U+FFFD may be the start of a character, or one that was written: the next token
+        # will tell. What stands before it is certain.
+        if text.endswith("\ufffd") and len(self._held) < _MAX_HELD:
+            new, self._told = text[self._told : -1], len(text) - 1
+            return new
         return self._release(text)
 
     def flush(self) -> str:
         """Return what is still held; to be called at the end of a message."""
-        return self._release(self._new_text()) if self._held else ""
+        return self._release(self._held_text()) if self._held else ""
 
-    def _new_text(self) -> str:
+    def _held_text(self) -> str:
         # Some tokenisers strip a leading space of the first word only, so the text is decoded
         # with the token before it and the difference is what is new.
         before = self._codec.decode(self._context)
         return self._codec.decode(self._context + self._held)[len(before) :]
 
     def _release(self, text: str) -> str:
-        self._context, self._held = self._held[-_HELD_TOKENS:], []
-        return text
+        new = text[self._told :]
+        self._context, self._held, self._told = self._held[-_CONTEXT_TOKENS:], [], 0
+        return new

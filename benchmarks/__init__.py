@@ -1,0 +1,1 @@
+"""Figures behind the goals, each module runnable alone: ``python -m benchmarks.core``."""

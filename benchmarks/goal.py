@@ -1,0 +1,57 @@
+"""What every bench writes: a goal, a figure, and whether it is met."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from stretto.errors import StrettoError
+from stretto.runs import atomic_write
+
+OUTPUT = Path("build/bench")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One line of ``build/bench/AREA.json``; ``value`` is None where nothing could be measured."""
+
+    goal: str
+    what: str
+    value: float | None
+    unit: str
+    target: str
+    met: bool
+
+
+Measure = Callable[[], Iterable[Goal]]
+
+
+def run(area: str, measures: dict[str, Measure]) -> int:
+    """Measure, print a table, write the file; 1 if a goal is missed.
+
+    A figure that cannot be measured here (no model, no data) is a miss with the reason.
+    """
+    goals: list[Goal] = []
+    for number, measure in measures.items():
+        print(f"goal {number}: {(measure.__doc__ or '').splitlines()[0]}", file=sys.stderr)
+        try:
+            goals += measure()
+        except StrettoError as error:
+            goals.append(Goal(number, f"not measured: {error}", None, "", "", False))
+    path = OUTPUT / f"{area}.json"
+    atomic_write(path, json.dumps([asdict(goal) for goal in goals], indent=1) + "\n")
+    _print(goals)
+    print(f"wrote {path}", file=sys.stderr)
+    return 0 if all(goal.met for goal in goals) else 1
+
+
+def _print(goals: list[Goal]) -> None:
+    table = Table("goal", "what", "value", "target", "", box=None, pad_edge=False)
+    for goal in goals:
+        value = "-" if goal.value is None else f"{goal.value:.4g} {goal.unit}"
+        table.add_row(goal.goal, goal.what, value, goal.target, "met" if goal.met else "MISSED")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,0 +1,49 @@
+"""Forward passes through any Hugging Face decoder, with a cache that keeps no silence."""
+
+from heapq import heappop, heappush
+
+import torch
+from torch import Tensor
+
+from stretto.engine.batch import RowBatch
+from stretto.models import MultiStreamLM, StreamBatch
+
+
+class TransformersBackend:
+    """``MultiStreamLM`` and one ``StreamCache`` for all sessions.
+
+    Lines are given out from the lowest free one, so that the lines in use lie close together and
+    attention can look at them in place.
+    """
+
+    def __init__(self, lm: MultiStreamLM) -> None:
+        self._lm = lm
+        self._cache = lm.new_cache(0)
+        self._free: list[int] = []
+
+    @torch.inference_mode()
+    def open(self) -> int:
+        """Give an empty cache line."""
+        if not self._free:
+            self._free.append(self._cache.lines)
+            self._cache.resize(self._cache.lines + 1)
+        line = heappop(self._free)
+        self._cache.clear(line)
+        return line
+
+    @torch.inference_mode()
+    def release(self, line: int) -> None:
+        """Take a line back; when none is left in use the memory is given back too."""
+        heappush(self._free, line)
+        if len(self._free) == self._cache.lines:
+            self._cache = self._lm.new_cache(0)
+            self._free = []
+
+    @torch.inference_mode()
+    def forward(self, batch: RowBatch) -> Tensor:
+        """Read the cells; logits of the queries (N, V + 2)."""
+        arrays = (batch.tokens, batch.streams, batch.positions, batch.samples)
+        cells = StreamBatch(*map(torch.from_numpy, arrays))
+        select = torch.from_numpy(batch.select).to(self._lm.device)
+        lines = torch.from_numpy(batch.lines)
+        return self._lm(cells, select=select, cache=self._cache, lines=lines).logits

@@ -1,0 +1,225 @@
+"""The engine: many live tables, one forward pass a step."""
+
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from stretto.engine.backends import open_backend
+from stretto.engine.batch import build
+from stretto.engine.clock import Clock, WallClock
+from stretto.engine.live import LiveLoop
+from stretto.engine.params import Limits, SamplingParams
+from stretto.engine.sampling import Sampler
+from stretto.engine.scheduler import Scheduler
+from stretto.engine.session import Row, Session
+from stretto.engine.setup import Checker
+from stretto.engine.tick import Tick
+from stretto.errors import ConfigError
+from stretto.models import MultiStreamLM
+from stretto.streams import StreamCodec, StreamSet, StreamTable
+
+
+class Engine:
+    """Opens sessions and steps them together.
+
+    Args:
+        lm: the model, in evaluation mode.
+        codec: its tokeniser.
+        backend: what runs the forward passes.
+        max_sessions: how many sessions are active at once; others wait for their turn.
+        stop_ids: for a base model that has never seen streams: the ids it ends a text with. Then
+            silence and ``end`` are never sampled. Empty for a multi-stream model.
+
+    Raises:
+        ConfigError: an unknown back end, or a number of sessions below 1.
+    """
+
+    def __init__(
+        self,
+        lm: MultiStreamLM,
+        codec: StreamCodec,
+        *,
+        backend: str = "auto",
+        max_sessions: int = 64,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
+        if max_sessions < 1:
+            raise ConfigError(f"max_sessions is {max_sessions}; give 1 or more")
+        self.model, self.codec = lm, codec
+        self._checker = Checker(lm, codec, tuple(stop_ids))
+        self._backend = open_backend(backend, lm)
+        self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device)
+        self._scheduler = Scheduler(self._backend, max_sessions)
+        self._lock = threading.RLock()
+        self._live = LiveLoop(self)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        dtype: str = "auto",
+        max_sessions: int = 64,
+    ) -> Self:
+        """An engine of a base model or checkpoint: registered name, hub name or folder.
+
+        A base model without stretto training runs as one ordinary stream, ``text``.
+
+        Raises:
+            CheckpointError: the model cannot be loaded.
+            ConfigError: as the constructor.
+        """
+        from stretto.models.checkpoint import is_checkpoint, load_codec
+
+        lm = MultiStreamLM.from_pretrained(name_or_path, device=device, dtype=dtype)
+        stops = () if is_checkpoint(name_or_path) else _eos_ids(lm)
+        codec = load_codec(name_or_path)
+        return cls(lm, codec, backend=backend, max_sessions=max_sessions, stop_ids=stops)
+
+    @property
+    def streams(self) -> StreamSet:
+        """Every stream the model knows; a session uses some of them."""
+        return self.model.streams
+
+    def open(
+        self,
+        streams: str | StreamSet | None = None,
+        *,
+        prompts: Mapping[str, str | Sequence[int]] | None = None,
+        sampling: SamplingParams | Mapping[str, SamplingParams] | None = None,
+        limits: Limits | None = None,
+        seed: int = 0,
+        clock: Clock | None = None,
+    ) -> Session:
+        """A new session. It begins with the next step, or when its turn comes.
+
+        Args:
+            streams: a set by name or value; by default the first set of the checkpoint, or all
+                streams the model knows.
+            prompts: by stream, text or token ids known at the start.
+            sampling: for all output streams, or by stream (others: greedy).
+            limits: when to stop.
+            seed: of the session's own random numbers.
+            clock: real time by default.
+
+        Raises:
+            InputError: a stream or token the model does not know, or prompts too long for it.
+            ConfigError: sampling for no output stream, or a clock that is in use.
+        """
+        setup = self._checker.setup(streams, prompts or {}, sampling, limits or Limits(), seed)
+        ids = {name: self._sampler.register(p) for name, p in setup.sampling.items()}
+        clock = clock or WallClock()
+        clock.start()
+        session = Session(setup, self.codec, clock, self)
+        for name, number in ids.items():
+            session.sampling_ids[setup.streams.index(name)] = number
+        with self._lock:
+            self._scheduler.add(session)
+        return session
+
+    def step(self) -> list[tuple[Session, list[Row]]]:
+        """One forward pass for all sessions that have something to do.
+
+        Returns:
+            the sessions that took part, each with its new rows (none for a prefill); empty if
+            nobody had anything to do.
+        """
+        ticks = self._plan()
+        asked = [tick for tick in ticks if len(tick)]
+        tokens = self._run(asked)
+        self._receive(asked, tokens)
+        return [(tick.session, tick.rows_done) for tick in ticks]
+
+    def run(self, sessions: Iterable[Session]) -> None:
+        """Step until these sessions are over.
+
+        One in which every output rests and nothing is on its way, though an input is open, ends
+        as ``quiet``.
+        """
+        wanted = list(sessions)
+        while wanted := [s for s in wanted if s.finish_reason is None]:
+            self._step_or_wait(wanted)
+
+    def replay(self, table: StreamTable) -> StreamTable:
+        """Run a saved table again; see :func:`stretto.engine.replay.replay`."""
+        from stretto.engine.replay import replay
+
+        return replay(self, table)
+
+    def _plan(self) -> list[Tick]:
+        with self._lock:
+            ticks = self._scheduler.plan()
+        for tick in ticks:
+            self._live.announce(tick.session)
+        return ticks
+
+    @torch.inference_mode()
+    def _run(self, ticks: list[Tick]) -> np.ndarray:
+        if not ticks:
+            return np.empty(0, np.int64)
+        batch = build(ticks)
+        logits = self._backend.forward(batch)
+        return self._sampler.sample(logits, batch).cpu().numpy()  # the one device sync
+
+    def _receive(self, ticks: list[Tick], tokens: np.ndarray) -> None:
+        start = 0
+        for tick in ticks:
+            end = start + len(tick.outputs)
+            tick.session.receive(tick, tokens[start:end])
+            start = end
+
+    def _step_or_wait(self, wanted: list[Session]) -> None:
+        if self.step():
+            return
+        live = [s for s in wanted if s.finish_reason is None]
+        waits = [due - s.clock.now() for s in live if (due := s.next_due()) is not None]
+        if waits:
+            time.sleep(max(0.0, min(waits)))
+            return
+        for session in live:
+            session.finish("quiet")
+
+    # What sessions ask of it.
+
+    def iterate(self, session: Session) -> Iterator[Row]:
+        """Rows of a session from the first on, stepping while there is none."""
+        seen = 0
+        while True:
+            while seen < len(session.rows):
+                yield session.rows[seen]
+                seen += 1
+            if session.finish_reason is not None:
+                return
+            self._step_or_wait([session])
+
+    def iterate_async(self, session: Session) -> AsyncIterator[Row]:
+        """Rows of a session that the background loop serves."""
+        return self._live.iterate(session)
+
+    def attach(self, session: Session) -> None:
+        """Let the background loop serve a session."""
+        self._live.attach(session)
+
+    def changed(self, session: Session) -> None:
+        """Something was sent, closed or cancelled."""
+        self._live.announce(session)
+
+    def sessions(self) -> list[Session]:
+        """Sessions that are not over."""
+        with self._lock:
+            return self._scheduler.sessions
+
+
+def _eos_ids(lm: MultiStreamLM) -> tuple[int, ...]:
+    """What the base model ends a text with."""
+    ids: Any = lm.base.generation_config.eos_token_id
+    if ids is None:
+        ids = lm.config.eos_token_id
+    return tuple(ids) if isinstance(ids, list | tuple) else () if ids is None else (int(ids),)

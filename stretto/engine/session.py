@@ -1,0 +1,392 @@
+"""One live table: what arrives, what is pending, when it is over.
+
+A session never touches a tensor. The scheduler asks it for its next tick; the engine hands back
+the tokens sampled for that tick's queries. Everything in between is the model's.
+"""
+
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from stretto.engine.clock import Clock, VirtualClock
+from stretto.engine.inbox import Inbox
+from stretto.engine.params import Limits, SamplingParams
+from stretto.engine.tick import Tick, empty_tick, input_grid, prompt_tick, row_tick
+from stretto.errors import InputError
+from stretto.streams import ABSENT, StreamCodec, StreamSet, StreamTable
+
+
+@dataclass(frozen=True)
+class Row:
+    """One time step as a reader gets it.
+
+    Attributes:
+        index: live row.
+        tokens: token id by stream, present cells only.
+        text: text that this row completes, by stream; streams without new text are left out.
+        time: seconds since the session was opened at which the row was known, before it was read.
+    """
+
+    index: int
+    tokens: dict[str, int]
+    text: dict[str, str]
+    time: float
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a session is opened with, checked.
+
+    Attributes:
+        streams: S streams, a subset of the model's.
+        inventory: index of each stream in the model's inventory (S).
+        prompts: token ids by stream name, none empty.
+        sampling: by output stream name.
+        limits: when to stop.
+        max_positions: positions the base model has.
+        seed: of the session's own generator.
+    """
+
+    streams: StreamSet
+    inventory: np.ndarray
+    prompts: dict[str, list[int]]
+    sampling: dict[str, SamplingParams]
+    limits: Limits
+    max_positions: int
+    seed: int
+
+
+class Host(Protocol):
+    """What a session asks of its engine."""
+
+    def iterate(self, session: "Session") -> Iterator[Row]: ...
+    def iterate_async(self, session: "Session") -> AsyncIterator[Row]: ...
+    def attach(self, session: "Session") -> None: ...
+    def changed(self, session: "Session") -> None: ...
+
+
+class Session:
+    """A live table.
+
+    Attributes:
+        rows: every row so far.
+        finish_reason: None while live; then ``end``, ``quiet``, ``max_rows``, ``deadline``,
+            ``cancelled`` or the reason given to :meth:`cancel`.
+        input_end_row: row of the last input token read so far (-1: in the prompts); None if no
+            forward pass has read any.
+        input_end_time: seconds since opening at which the forward pass that read it was done.
+        line: the session's line in the cache while it has one.
+        sampling_ids: for each stream the engine's number of its sampling parameters (S).
+        rng: the session's own generator.
+        history: content so far of the streams with a repetition penalty, by stream index.
+    """
+
+    def __init__(self, setup: Setup, codec: StreamCodec, clock: Clock, host: Host) -> None:
+        self.setup, self.codec, self.clock = setup, codec, clock
+        self.streams, self.limits, self.special = setup.streams, setup.limits, codec.special
+        self.rows: list[Row] = []
+        self.finish_reason: str | None = None
+        self.input_end_row: int | None = None
+        self.input_end_time: float | None = None
+        self.line: int | None = None
+        self.sampling_ids = np.zeros(len(self.streams), np.int64)
+        self.rng = np.random.default_rng(setup.seed)
+        self.num_cached = 0
+        self._host = host
+        self._lock = threading.RLock()
+        self._start_rows = sum(map(len, setup.prompts.values()))
+        self._is_prefilled = not setup.prompts
+        self._max_rows = min(self.limits.max_rows, setup.max_positions - self._start_rows)
+        self._outputs = np.array(self.streams.outputs, np.int64)
+        self._grid = np.empty((64, len(self.streams)), np.int32)
+        self._quiet = 0
+        self._said = np.zeros(len(self.streams), np.int64)
+        self._sends: list[dict[str, Any]] = []
+        self._inboxes = {
+            i: Inbox(self.special.end, self._prompt(i))
+            for i in self.streams.inputs
+            if not self.streams[i].prompt_only
+        }
+        # A stream without a prompt begins with a given silence; the others are asked in prefill.
+        self._pending = np.full(len(self.streams), ABSENT, np.int32)
+        for i in self.streams.outputs:
+            if not self._prompt(i):
+                self._pending[i] = self.special.silence
+        self.history = {
+            i: [token for token in self._prompt(i) if token < self.special.silence]
+            for i in self.streams.outputs
+            if setup.sampling[self.streams[i].name].repetition_penalty != 1
+        }
+        self._decoders = [codec.decoder() for _ in self.streams]
+        for i, decoder in enumerate(self._decoders):
+            for token in self._prompt(i)[-8:]:
+                decoder.push(token)
+            decoder.flush()
+
+    def _prompt(self, i: int) -> list[int]:
+        return self.setup.prompts.get(self.streams[i].name, [])
+
+    # What a caller does.
+
+    def send(
+        self,
+        stream: str,
+        text: str | Sequence[int],
+        *,
+        rate: float | None = None,
+        end: bool = False,
+    ) -> None:
+        """Let text arrive on an input stream, now or behind what was sent before.
+
+        Args:
+            stream: a live input stream.
+            text: text, or token ids.
+            rate: tokens per second at which it arrives; None: all at once.
+            end: the message is complete with it, so ``end`` follows; the stream stays open.
+
+        Raises:
+            InputError: the session is over, the stream is none to send to, or the rate is not
+                positive.
+        """
+        inbox, tokens = self._inbox(stream), self._encode(stream, text)
+        if rate is not None and not 0 < rate < float("inf"):
+            raise InputError(f"rate {rate!r}: give tokens per second above 0, or None")
+        with self._lock:
+            now = self._note("send", stream, tokens, rate)
+            inbox.send(tokens, now, rate)
+            if end and inbox.is_mid_message:
+                inbox.end(now)
+        self._host.changed(self)
+
+    def interrupt(self, stream: str, text: str | Sequence[int], *, end: bool = False) -> int:
+        """Drop what has not arrived yet on a stream; the text arrives now.
+
+        Returns:
+            how many tokens were dropped.
+
+        Raises:
+            InputError: as :meth:`send`.
+        """
+        inbox, tokens = self._inbox(stream), self._encode(stream, text)
+        with self._lock:
+            now = self._note("interrupt", stream, tokens, None)
+            dropped = inbox.drop(now)
+            inbox.send(tokens, now, None)
+            if end and inbox.is_mid_message:
+                inbox.end(now)
+        self._host.changed(self)
+        return dropped
+
+    def close(self, stream: str | None = None) -> None:
+        """Nothing more will be sent: ``end`` follows what is queued.
+
+        A message that has had its ``end`` gets no second one. Closing all streams at once says
+        nothing on those that never spoke.
+
+        Raises:
+            InputError: the session is over, or the stream is none to send to.
+        """
+        names = [self.streams[i].name for i in self._inboxes] if stream is None else [stream]
+        with self._lock:
+            for name in names:
+                inbox = self._inbox(name)
+                now = self._note("close", name, [], None)
+                never_spoke = stream is not None and not inbox.has_spoken
+                if not inbox.closed and (inbox.is_mid_message or never_spoke):
+                    inbox.end(now)
+                inbox.closed = True
+        self._host.changed(self)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Stop now. A session that is over already stays as it is."""
+        self.finish(reason)
+        self._host.changed(self)
+
+    @property
+    def table(self) -> StreamTable:
+        """What happened so far; ``meta`` has all that a replay needs."""
+        with self._lock:
+            return StreamTable(
+                self.streams,
+                self.special,
+                prompts=self.setup.prompts,
+                rows=self._grid[: len(self.rows)].copy(),
+                meta={
+                    "seed": self.setup.seed,
+                    "sampling": {k: v.to_dict() for k, v in self.setup.sampling.items()},
+                    "limits": self.limits.to_dict(),
+                    "clock": "virtual" if isinstance(self.clock, VirtualClock) else "wall",
+                    "sends": [dict(send) for send in self._sends],
+                    "finish_reason": self.finish_reason,
+                },
+                codec=self.codec,
+            )
+
+    def iter(self) -> Iterator[Row]:
+        """Rows as they come, stepping the engine; ends with the session."""
+        return self._host.iterate(self)
+
+    async def __aenter__(self) -> Self:
+        self._host.attach(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def __aiter__(self) -> AsyncIterator[Row]:
+        return self._host.iterate_async(self)
+
+    def _inbox(self, stream: str) -> Inbox:
+        i = self.streams.index(stream)
+        if i not in self._inboxes:
+            kind = "is prompt_only" if self.streams[i].prompt_only else "is an output"
+            raise InputError(f"stream {stream!r} {kind}: nothing can be sent to it")
+        if self.finish_reason is not None:
+            raise InputError(f"session is over ({self.finish_reason}): open a new one")
+        return self._inboxes[i]
+
+    def _encode(self, stream: str, text: str | Sequence[int]) -> list[int]:
+        tokens = self.codec.encode(text) if isinstance(text, str) else [int(t) for t in text]
+        if any(not 0 <= t <= self.special.end or t == self.special.silence for t in tokens):
+            raise InputError(f"stream {stream!r}: ids must be tokens of the model, not silence")
+        return tokens
+
+    def _note(self, kind: str, stream: str, tokens: list[int], rate: float | None) -> float:
+        now = self.clock.now()
+        self._sends.append(
+            {"kind": kind, "stream": stream, "tokens": tokens, "rate": rate,
+             "row": len(self.rows), "time": now}
+        )  # fmt: skip
+        return now
+
+    # What the scheduler asks.
+
+    def finish(self, reason: str) -> None:
+        """Be over, unless it is already."""
+        with self._lock:
+            if self.finish_reason is None:
+                self.finish_reason = reason
+
+    def width(self) -> int:
+        """Rows its next tick would span; 0 if there is nothing to do now. May finish it."""
+        with self._lock:
+            self._check_over()
+            if self.finish_reason is not None:
+                return 0
+            if not self._is_prefilled:
+                return self._start_rows
+            if self._is_live() or self._backlog():
+                return max(1, self._backlog())
+            due = self.next_due()
+            if due is None or not self.clock.jump(due):
+                return 0
+            self._check_over()
+            return self._backlog() if self.finish_reason is None else 0
+
+    def next_due(self) -> float | None:
+        """When something will happen by itself if every output rests: an arrival, the deadline."""
+        with self._lock:
+            dues = [due for box in self._inboxes.values() if (due := box.next_due()) is not None]
+            if dues and self.limits.deadline_s is not None:
+                dues.append(self.limits.deadline_s)
+            return min(dues, default=None)
+
+    def _is_live(self) -> bool:
+        return bool((self._pending != ABSENT).any())
+
+    def _backlog(self) -> int:
+        now = self.clock.now()
+        return max((box.arrived(now) for box in self._inboxes.values()), default=0)
+
+    def _is_input_over(self) -> bool:
+        return all(box.is_finished() for box in self._inboxes.values())
+
+    def _check_over(self) -> None:
+        deadline = self.limits.deadline_s
+        if self._is_prefilled and not self._is_live() and self._is_input_over():
+            self.finish("end")
+        elif deadline is not None and self.clock.now() >= deadline:
+            self.finish("deadline")
+
+    def next_tick(self) -> Tick:
+        """Write the next rows of the table; to be called when :meth:`width` is above 0."""
+        with self._lock:
+            if not self._is_prefilled:
+                order = StreamTable(self.streams, self.special, self.setup.prompts).prompt_order()
+                prompts = [(self.streams.index(n), self.setup.prompts[n]) for n in order]
+                return prompt_tick(self, prompts, self._outputs, self.special.end)
+            start, now = len(self.rows), self.clock.now()
+            most = self._max_rows - start
+            backlogs = {i: b.take(min(most, b.arrived(now))) for i, b in self._inboxes.items()}
+            grid = self._write(input_grid(backlogs, len(self.streams)), any(backlogs.values()))
+            rows = [self._row(start + i, tokens, now) for i, tokens in enumerate(grid)]
+            self.rows += rows
+            self._stop_after(grid)
+            if self.finish_reason is not None:
+                return empty_tick(self, rows)
+            return row_tick(
+                self, rows, grid, self._outputs, self.special, self._start_rows + start
+            )
+
+    def _write(self, grid: np.ndarray, has_input: bool) -> np.ndarray:
+        """Put the pending output tokens into the last row, and the rows into the table."""
+        start, special = len(self.rows), self.special
+        said = self._pending[self._outputs]
+        if has_input:
+            said = np.where(said == ABSENT, special.silence, said)
+            self.input_end_row, self.input_end_time = start + len(grid) - 1, self.clock.now()
+        grid[-1, self._outputs] = said
+        content = (said != ABSENT) & (said < special.silence)
+        self._said[self._outputs] += content
+        self._said[self._outputs[said == special.end]] = 0
+        self._pending[:] = ABSENT
+        while start + len(grid) > len(self._grid):
+            self._grid = np.concatenate([self._grid, np.empty_like(self._grid)])
+        self._grid[start : start + len(grid)] = grid
+        for i, history in self.history.items():
+            if 0 <= grid[-1, i] < special.silence:
+                history.append(int(grid[-1, i]))
+        self._quiet = 0 if has_input or content.any() else self._quiet + self._is_input_over()
+        return grid
+
+    def _row(self, index: int, tokens: np.ndarray, now: float) -> Row:
+        present = {i: int(tokens[i]) for i in np.flatnonzero(tokens != ABSENT).tolist()}
+        text = {}
+        for i, token in present.items():
+            decoder = self._decoders[i]
+            piece = decoder.flush() if token == self.special.end else decoder.push(token)
+            if piece:
+                text[self.streams[i].name] = piece
+        return Row(index, {self.streams[i].name: t for i, t in present.items()}, text, now)
+
+    def _stop_after(self, grid: np.ndarray) -> None:
+        said = grid[-1, self._outputs]
+        rests = ((said == ABSENT) | (said == self.special.end)).all()
+        if rests and self._is_input_over():
+            self.finish("end")
+        elif len(self.rows) >= self._max_rows:
+            self.finish("max_rows")
+        elif self._quiet >= self.limits.quiet_rows:
+            self.finish("quiet")
+
+    def receive(self, tick: Tick, tokens: np.ndarray) -> None:
+        """Take the tokens sampled for a tick's queries (Q); they are said in the next tick."""
+        with self._lock:
+            self.clock.advance(len(tick), self.num_cached)
+            self.num_cached += tick.num_visible
+            if not self._is_prefilled:
+                self._is_prefilled = True
+                self.input_end_row = -1
+                self.input_end_time = self.clock.now()
+            elif self.input_end_row == len(self.rows) - 1:
+                self.input_end_time = self.clock.now()
+            most = self.limits.max_message_tokens
+            if most is not None:
+                tokens = np.where(self._said[tick.outputs] >= most, self.special.end, tokens)
+            self._pending[tick.outputs] = tokens
