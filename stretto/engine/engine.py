@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from stretto.engine.backends import open_backend
+from stretto.engine.backends import Backend, open_backend
 from stretto.engine.batch import build
 from stretto.engine.clock import Clock, WallClock
 from stretto.engine.live import LiveLoop
@@ -30,7 +30,7 @@ class Engine:
     Args:
         lm: the model, in evaluation mode.
         codec: its tokeniser.
-        backend: what runs the forward passes.
+        backend: what runs the forward passes: a name, or one that is open.
         max_sessions: how many sessions are active at once; others wait for their turn.
         stop_ids: for a base model that has never seen streams: the ids it ends a text with. Then
             silence and ``end`` are never sampled. Empty for a multi-stream model.
@@ -44,7 +44,7 @@ class Engine:
         lm: MultiStreamLM,
         codec: StreamCodec,
         *,
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         max_sessions: int = 64,
         stop_ids: Sequence[int] = (),
     ) -> None:
@@ -52,7 +52,7 @@ class Engine:
             raise ConfigError(f"max_sessions is {max_sessions}; give 1 or more")
         self.model, self.codec = lm, codec
         self._checker = Checker(lm, codec, tuple(stop_ids))
-        self._backend = open_backend(backend, lm)
+        self._backend = open_backend(backend, lm) if isinstance(backend, str) else backend
         self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device)
         self._scheduler = Scheduler(self._backend, max_sessions)
         self._lock = threading.RLock()
@@ -178,10 +178,10 @@ class Engine:
     def _step_or_wait(self, wanted: list[Session]) -> None:
         if self.step():
             return
-        live = [s for s in wanted if s.finish_reason is None]
-        waits = [due - s.clock.now() for s in live if (due := s.next_due()) is not None]
-        if waits:
-            time.sleep(max(0.0, min(waits)))
+        live = [session for session in wanted if session.finish_reason is None]
+        waiting = [session for session in live if session.next_arrival() is not None]
+        if waiting:
+            time.sleep(max(0.0, min(_seconds_to_event(session) for session in waiting)))
             return
         for session in live:
             session.finish("quiet")
@@ -211,10 +211,10 @@ class Engine:
         """Something was sent, closed or cancelled."""
         self._live.announce(session)
 
-    def sessions(self) -> list[Session]:
-        """Sessions that are not over."""
-        with self._lock:
-            return self._scheduler.sessions
+
+def _seconds_to_event(session: Session) -> float:
+    due = session.next_event()
+    return 0.0 if due is None else due - session.clock.now()
 
 
 def _eos_ids(lm: MultiStreamLM) -> tuple[int, ...]:

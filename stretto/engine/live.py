@@ -84,7 +84,7 @@ class LiveLoop:
 
     async def _rest(self) -> None:
         live = [session for session in self._news if session.finish_reason is None]
-        dues = [due - s.clock.now() for s in live if (due := s.next_due()) is not None]
+        dues = [due - s.clock.now() for s in live if (due := s.next_event()) is not None]
         try:
             await asyncio.wait_for(self._work.wait(), min(dues, default=None))
         except TimeoutError:

@@ -35,11 +35,6 @@ class Scheduler:
         """Take a session in."""
         self._waiting.append(session)
 
-    @property
-    def sessions(self) -> list[Session]:
-        """Everything that is not over, as far as known."""
-        return [s for s in (*self._active, *self._waiting) if s.finish_reason is None]
-
     def plan(self) -> list[Tick]:
         """The ticks of the next step; rows they hold are written to the tables."""
         self._admit()

@@ -5,7 +5,7 @@ the tokens sampled for that tick's queries. Everything in between is the model's
 """
 
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -201,6 +201,23 @@ class Session:
                 inbox.closed = True
         self._host.changed(self)
 
+    def feed(self, arrivals: Iterable[tuple[float, str, int]], *, closed: bool = True) -> None:
+        """Let single tokens arrive at stated seconds; ``closed``: nothing follows.
+
+        For recorded conversations. ``end`` is among the tokens where it was said.
+
+        Raises:
+            InputError: as :meth:`send`.
+        """
+        with self._lock:
+            for due, stream, token in arrivals:
+                inbox, tokens = self._inbox(stream), self._encode(stream, [token])
+                self._note("feed", stream, tokens, None)
+                inbox.send(tokens, due, None)
+            for inbox in self._inboxes.values():
+                inbox.closed = closed
+        self._host.changed(self)
+
     def cancel(self, reason: str = "cancelled") -> None:
         """Stop now. A session that is over already stays as it is."""
         self.finish(reason)
@@ -283,19 +300,22 @@ class Session:
                 return self._start_rows
             if self._is_live() or self._backlog():
                 return max(1, self._backlog())
-            due = self.next_due()
+            due = self.next_event() if self.next_arrival() is not None else None
             if due is None or not self.clock.jump(due):
                 return 0
             self._check_over()
             return self._backlog() if self.finish_reason is None else 0
 
-    def next_due(self) -> float | None:
-        """When something will happen by itself if every output rests: an arrival, the deadline."""
+    def next_arrival(self) -> float | None:
+        """When the next input token arrives; None if none is on its way."""
         with self._lock:
             dues = [due for box in self._inboxes.values() if (due := box.next_due()) is not None]
-            if dues and self.limits.deadline_s is not None:
-                dues.append(self.limits.deadline_s)
             return min(dues, default=None)
+
+    def next_event(self) -> float | None:
+        """When something happens even if nobody does anything: an arrival, or the deadline."""
+        dues = (self.next_arrival(), self.limits.deadline_s)
+        return min((due for due in dues if due is not None), default=None)
 
     def _is_live(self) -> bool:
         return bool((self._pending != ABSENT).any())

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stretto.errors import ConfigError, LimitError
 from stretto.evals.config import EfficiencyConfig
 from stretto.evals.items import load_items
 from stretto.evals.latency import (
@@ -23,7 +24,6 @@ from stretto.evals.latency import (
 from stretto.evals.records import ANY_RATE, INSTANT, Record
 from stretto.evals.report import KIND
 from stretto.evals.systems import SYSTEMS, Job, System, conditions, open_session, record
-from stretto.errors import ConfigError, LimitError
 from stretto.runs import Run
 from stretto.streams.examples import Example
 

@@ -1,0 +1,220 @@
+"""The slow obvious twin: one session, no cache, a full forward pass over all cells each tick.
+
+Plain Python that says what a table has to be. Every back end and every change of the engine is
+tested against it; it shares no code with the engine but the parameters' types.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from stretto.engine.params import Limits, SamplingParams
+from stretto.models import MultiStreamLM, StreamBatch
+from stretto.streams import Cells, StreamSet, StreamTable
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Script:
+    """What happens to one session.
+
+    Attributes:
+        streams: the session's streams.
+        prompts: token ids by stream.
+        arrivals: (second, stream, token id), in order for each stream.
+        closed: whether all inputs are closed once everything has arrived.
+        sampling: by output stream.
+        limits: when to stop.
+        seed: of the session's random numbers.
+        latency: seconds of a forward pass, from its cells and those cached before it.
+    """
+
+    streams: StreamSet
+    prompts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    arrivals: Sequence[tuple[float, str, int]] = ()
+    closed: bool = True
+    sampling: Mapping[str, SamplingParams] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    seed: int = 0
+    latency: Callable[[int, int], float] = lambda cells, cached: 0.03
+
+
+def run(lm: MultiStreamLM, script: Script) -> StreamTable:
+    """The table of a session; ``meta["finish_reason"]`` says why it stopped."""
+    return _Twin(lm, script).run()
+
+
+class _Twin:
+    def __init__(self, lm: MultiStreamLM, script: Script) -> None:
+        self.lm, self.script, self.limits = lm, script, script.limits
+        self.silence, self.end = lm.special.silence, lm.special.end
+        prompts = {name: list(ids) for name, ids in script.prompts.items() if ids}
+        self.table = StreamTable(script.streams, lm.special, prompts)
+        self.outputs = [script.streams[i].name for i in script.streams.outputs]
+        self.inputs = [s.name for s in script.streams if s.name not in self.outputs]
+        self.rng = np.random.default_rng(script.seed)
+        self.waiting = {n: [(t, k) for t, s, k in script.arrivals if s == n] for n in self.inputs}
+        self.pending: dict[str, int] = {}
+        self.now, self.cached, self.quiet = 0.0, 0, 0
+
+    def run(self) -> StreamTable:
+        reason = self.begin()
+        while reason is None:
+            reason = self.tick()
+        self.table.meta["finish_reason"] = reason
+        return self.table
+
+    def begin(self) -> None:
+        prompts = self.table.prompts
+        asked = [n for n in self.outputs if n in prompts and prompts[n][-1] != self.end]
+        if prompts:
+            tokens = sum(map(len, prompts.values()))
+            self.ask(asked, cells=tokens, visible=tokens)
+        for name in self.outputs:
+            if name not in prompts:
+                self.pending[name] = self.silence
+
+    def tick(self) -> str | None:
+        read = {name: self.take(name) for name in self.inputs}
+        num_read = max(map(len, read.values()), default=0)
+        input_over = self.script.closed and not any(self.waiting.values())
+        if not num_read and not self.pending:
+            return self.wait(input_over)
+        if self.limits.deadline_s is not None and self.now >= self.limits.deadline_s:
+            return "deadline"
+        before = len(self.table)
+        num_rows = min(max(1, num_read), self.limits.max_rows - before)
+        for name in self.inputs:
+            self.waiting[name] = read[name][num_rows:] + self.waiting[name]
+        rows = [
+            {name: read[name][r][1] for name in self.inputs if r < len(read[name])}
+            for r in range(num_rows)
+        ]
+        said = dict(self.pending)
+        if num_read:
+            said |= {name: self.silence for name in self.outputs if name not in said}
+        for row in rows[:-1]:
+            self.table.append_row(row)
+        self.table.append_row(rows[-1] | said)
+        input_over = self.script.closed and not any(self.waiting.values())
+        content = [token for token in said.values() if token not in (self.silence, self.end)]
+        idle = not num_read and not content
+        self.quiet = self.quiet + input_over if idle else 0
+        reason = self.reason(said, input_over)
+        if reason is None:
+            num_cells = sum(map(len, rows)) + len(said)
+            num_silent = list(said.values()).count(self.silence)
+            asked = [n for n in self.outputs if n in said and said[n] != self.end]
+            self.ask(asked, cells=num_cells, visible=num_cells - num_silent)
+        return reason
+
+    def take(self, name: str) -> list[tuple[float, int]]:
+        arrived = [item for item in self.waiting[name] if item[0] <= self.now + _ROUNDING]
+        self.waiting[name] = self.waiting[name][len(arrived) :]
+        return arrived
+
+    def wait(self, input_over: bool) -> str | None:
+        dues = [items[0][0] for items in self.waiting.values() if items]
+        deadline = self.limits.deadline_s
+        if input_over:
+            return "end"
+        if deadline is not None and self.now >= deadline:
+            return "deadline"
+        if not dues:
+            return "quiet"
+        self.now = max(self.now, min(dues))
+        if deadline is not None and self.now >= deadline:
+            return "deadline"
+        return None
+
+    def reason(self, said: dict[str, int], input_over: bool) -> str | None:
+        if input_over and all(token == self.end for token in said.values()):
+            return "end"
+        if len(self.table) >= self.limits.max_rows:
+            return "max_rows"
+        if self.quiet >= self.limits.quiet_rows:
+            return "quiet"
+        return None
+
+    def ask(self, names: list[str], *, cells: int, visible: int) -> None:
+        """Read the whole table; choose the next token of each stream asked."""
+        table_cells = self.table.cells()
+        with torch.inference_mode():
+            logits = self.lm(StreamBatch.from_cells([self.to_model(table_cells)])).logits
+        self.pending = {}
+        for name in names:
+            stream = self.table.streams.index(name)
+            last = int(np.flatnonzero(table_cells.streams == stream)[-1])
+            params = self.script.sampling.get(name, SamplingParams())
+            row = logits[last].float().cpu().double().numpy()
+            token = choose(row, params, self.rng.random(), self.heard(name), self.silence)
+            self.pending[name] = self.end if token in params.stop_ids else token
+            most = self.limits.max_message_tokens
+            if most is not None and self.message_length(name) >= most:
+                self.pending[name] = self.end
+        self.now += self.script.latency(cells, self.cached)
+        self.cached += visible
+
+    def to_model(self, cells: Cells) -> Cells:
+        """The same cells with stream numbers of the model's inventory."""
+        inventory = [self.lm.streams.index(stream) for stream in self.table.streams]
+        return replace(cells, streams=np.array(inventory, np.int32)[cells.streams])
+
+    def heard(self, name: str) -> set[int]:
+        """Content this stream has had, its prompt included."""
+        prompt = [t for t in self.table.prompts.get(name, []) if t < self.silence]
+        return {*prompt, *self.table.column(name)}
+
+    def message_length(self, name: str) -> int:
+        column = self.table.rows[:, self.table.streams.index(name)].tolist()
+        if self.end in column:
+            column = column[len(column) - column[::-1].index(self.end) :]
+        return sum(0 <= token < self.silence for token in column)
+
+
+def choose(
+    logits: np.ndarray, params: SamplingParams, uniform: float, heard: set[int], silence: int
+) -> int:
+    """One token from logits (V,), rule after rule; see :class:`SamplingParams`."""
+    value = {token: float(logit) for token, logit in enumerate(logits)}
+    for token in heard if params.repetition_penalty != 1 else ():
+        factor = params.repetition_penalty
+        value[token] = value[token] / factor if value[token] > 0 else value[token] * factor
+    value[silence] += params.silence_bias
+    if params.allowed is not None:
+        value = {token: value[token] for token in value if token in params.allowed}
+    for token in (*(params.banned or ()), *(() if params.silence else (silence,))):
+        value.pop(token, None)
+    ranked = sorted(value, key=lambda token: (-value[token], token))
+    if params.temperature == 0:
+        return ranked[0]
+    value = {token: value[token] / params.temperature for token in ranked}
+    if params.top_k:
+        ranked = ranked[: params.top_k]
+    kept, share = [], 0.0
+    probs = _softmax({token: value[token] for token in ranked})
+    for token in ranked:
+        if kept and share >= params.top_p:
+            break
+        kept.append(token)
+        share += probs[token]
+    probs = _softmax({token: value[token] for token in kept})
+    least = params.min_p * max(probs.values())
+    kept = [token for token in kept if probs[token] >= least]
+    probs = _softmax({token: value[token] for token in kept})
+    share = 0.0
+    for token in sorted(probs):
+        share += probs[token]
+        if uniform < share:
+            return token
+    return max(probs)
+
+
+def _softmax(value: dict[int, float]) -> dict[int, float]:
+    highest = max(value.values())
+    weight = {token: float(np.exp(v - highest)) for token, v in value.items()}
+    total = sum(weight.values())
+    return {token: w / total for token, w in weight.items()}
