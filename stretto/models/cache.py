@@ -39,6 +39,7 @@ class StreamCache(Cache):
 
     @property
     def capacity(self) -> int:
+        """Cells that a line holds before it must grow."""
         return self.rows.shape[1]
 
     def begin(self, lines: Tensor, rows: Tensor) -> tuple[Tensor, int]:
@@ -112,9 +113,11 @@ class StreamCache(Cache):
         return buffer[self._use, :, : self._view]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
+        """0, for rows give the positions, not the cache."""
         return 0
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Keys that attention sees in this pass, and where they start."""
         return self._view, 0
 
 

@@ -33,6 +33,7 @@ class Keys:
     hidden: Tensor
 
     def to(self, device: torch.device) -> "Keys":
+        """The same keys on another device."""
         return Keys(self.rows.to(device), self.samples.to(device), self.hidden.to(device))
 
 

@@ -86,6 +86,7 @@ class MultiStreamLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the stream vectors, and so the model, are."""
         return self.stream_embedding.device
 
     def new_cache(self, lines: int) -> StreamCache:

@@ -80,6 +80,7 @@ class StreamSet(Sequence[Stream]):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names in order."""
         return tuple(self._index)
 
     @property

@@ -31,14 +31,17 @@ class ProgressCallback(TrainerCallback):
         self._last = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show the bar, from where a resumed run goes on."""
         self._bar.start()
         self._bar.update(self._task, completed=state.global_step)
         self._last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar."""
         self._bar.update(self._task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Write the losses to the events and, in short, for a person."""
         if not state.is_world_process_zero or not logs:
             return
         logs = dict(logs)
@@ -63,4 +66,5 @@ class ProgressCallback(TrainerCallback):
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Leave the terminal as it was."""
         self._bar.stop()

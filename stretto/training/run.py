@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from transformers import TrainingArguments, set_seed
 
+from stretto.config import dump
 from stretto.errors import CheckpointError, ConfigError, InputError
 from stretto.models.checkpoint import load, save
 from stretto.models.wrapper import MultiStreamLM
-from stretto.config import dump
 from stretto.runs import Run, flatten
 from stretto.streams import Cells
 from stretto.streams.build import Sample, Shards, load_shards

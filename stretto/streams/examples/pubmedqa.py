@@ -8,8 +8,11 @@ from stretto.streams.examples.base import Example, final_step, join_chunks, sent
 _PART_WORDS = 60
 _NOTE_WORDS = 12
 _STOP = frozenset(
-    "the of and in to a with for was were is are by on that this from as an at or be been we "
-    "it their than which not no did does do has have had between after before".split()
+    re.findall(
+        r"\w+",
+        "the of and in to a with for was were is are by on that this from as an at or be been we "
+        "it their than which not no did does do has have had between after before",
+    )
 )
 
 

@@ -29,6 +29,7 @@ class Atom:
         return Atom(subject, self.relation, swap.get(self.object, self.object), self.positive)
 
     def negated(self) -> "Atom":
+        """The opposite statement."""
         return Atom(self.subject, self.relation, self.object, not self.positive)
 
     def text(self) -> str:
@@ -79,7 +80,8 @@ def parse_atom(text: str) -> Atom:
         ValueError: not a statement of this template language.
     """
     text = text.strip().rstrip(".")
-    pattern = r"((?:[Tt]he )?(?:bald )?\w+) (?:(?:is|are) (not )?(\w+)|(?:(does|do) not )?(\w+) (the (?:bald )?\w+|\w+))"
+    noun = r"(?:[Tt]he (?:bald )?\w+|\w+)"
+    pattern = rf"({noun}) (?:(?:is|are) (not )?(\w+)|(?:(does|do) not )?(\w+) ({noun}))"
     match = re.fullmatch(pattern, text)
     if not match:
         raise ValueError(f"not in the template language: {text!r}")
