@@ -31,7 +31,7 @@ def efficiency(
     rates: Annotated[list[str] | None, Many] = None,
     lags: Annotated[list[str] | None, Many] = None,
     lag: str = "1",
-    limit: int = 100,
+    limit: int = 50,
     source: Path | None = None,
     model: str = "stretto-smollm2-135m",
     baseline: str = "stretto-smollm2-135m-single",
@@ -151,6 +151,22 @@ def report(
     _finish(Run.open(run), output or run, json)
 
 
+class _Lines:
+    """Progress for a log file: a line now and then."""
+
+    EVERY_S = 30.0
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def tell(self, done: int, total: int, what: str) -> None:
+        import time
+
+        if time.monotonic() - self._last >= self.EVERY_S:
+            self._last = time.monotonic()
+            console.print(f"{done}/{total} {what}", highlight=False)
+
+
 def _execute(config: "EfficiencyConfig", out: Path | None, resume: bool) -> "Run":
     """Run or go on, with a progress bar on stderr."""
     import time
@@ -171,17 +187,20 @@ def _execute(config: "EfficiencyConfig", out: Path | None, resume: bool) -> "Run
     bar = Progress(
         BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), TextColumn("{task.description}"),
-        console=console, speed_estimate_period=600,
+        console=console, speed_estimate_period=600, disable=not console.is_terminal,
     )  # fmt: skip
     command = " ".join(["stretto", *sys.argv[1:]])
+    lines = _Lines()
     try:
         with run, bar:
             task = bar.add_task("starting", total=None)
-            run_efficiency(
-                config, run, command=command,
-                progress=lambda done, total, what: bar.update(
-                    task, completed=done, total=total, description=what),
-            )  # fmt: skip
+
+            def tell(done: int, total: int, what: str) -> None:
+                bar.update(task, completed=done, total=total, description=what)
+                if not console.is_terminal:
+                    lines.tell(done, total, what)
+
+            run_efficiency(config, run, command=command, progress=tell)
     except KeyboardInterrupt:
         console.print(f"stopped; go on with the same options and --out {out} --resume")
         raise

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from stretto.engine.engine import Engine
@@ -20,16 +21,18 @@ class LiveLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._work = asyncio.Event()
-        self._news: dict[Session, asyncio.Event] = {}
-        self._error: BaseException | None = None
+        self._served: list[Session] = []
+        self._news: WeakKeyDictionary[Session, asyncio.Event] = WeakKeyDictionary()
+        self._errors: WeakKeyDictionary[Session, Exception] = WeakKeyDictionary()
 
     def attach(self, session: "Session") -> None:
         """Serve a session; starts the background task if there is none on this event loop."""
         loop = asyncio.get_running_loop()
-        if self._loop is not loop or self._task is None or self._task.done():
-            self._loop, self._work, self._error = loop, asyncio.Event(), None
-            self._task = loop.create_task(self._serve(), name="stretto engine")
+        self._served.append(session)
         self._news[session] = asyncio.Event()
+        if self._loop is not loop or self._task is None or self._task.done():
+            self._loop, self._work = loop, asyncio.Event()
+            self._task = loop.create_task(self._serve(), name="stretto engine")
         self._work.set()
 
     def announce(self, session: "Session") -> None:
@@ -40,52 +43,57 @@ class LiveLoop:
 
     def _wake(self, session: "Session") -> None:
         self._work.set()
-        if session in self._news:
-            self._news[session].set()
+        self._news[session].set()
 
     async def iterate(self, session: "Session") -> "AsyncIterator[Row]":
         """Rows from the first on, until the session is over.
 
         Raises:
             RuntimeError: the session was not entered with ``async with``.
+            Exception: whatever a step raised.
         """
         if session not in self._news:
             raise RuntimeError("enter the session first: async with engine.open(...) as session")
         news, seen = self._news[session], 0
         while True:
             news.clear()
+            over = session.finish_reason is not None
             while seen < len(session.rows):
                 yield session.rows[seen]
                 seen += 1
-            if session.finish_reason is not None and seen == len(session.rows):
+            if session in self._errors:
+                raise self._errors[session]
+            if over:
                 return
-            if self._error is not None:
-                raise self._error
             await news.wait()
 
     async def _serve(self) -> None:
         """Step while an attached session is live; rest while all of them wait for input."""
-        try:
-            while any(session.finish_reason is None for session in self._news):
-                self._work.clear()
-                if not await asyncio.to_thread(self._engine.step):
-                    await self._rest()
-                for session in [s for s in self._news if s.finish_reason is not None]:
-                    self._wake(session)
-                    del self._news[session]
-        except BaseException as error:
-            self._error = error
-            for session in self._news:
-                session.finish("error")
-            raise
-        finally:
-            for session in self._news:
+        while self._served:
+            self._work.clear()
+            try:
+                took_part = await asyncio.to_thread(self._engine.step)
+            except Exception as error:
+                # Every session's cache may be half written: none can go on.
+                self._fail(error)
+                return
+            for session in [s for s in self._served if s.finish_reason is not None]:
+                self._served.remove(session)
                 self._wake(session)
+            if self._served and not took_part:
+                await self._rest()
+
+    def _fail(self, error: Exception) -> None:
+        for session in self._served:
+            self._errors[session] = error
+            session.finish("error")
+            self._wake(session)
+        self._served = []
 
     async def _rest(self) -> None:
-        live = [session for session in self._news if session.finish_reason is None]
-        dues = [due - s.clock.now() for s in live if (due := s.next_event()) is not None]
+        events = [(s, due) for s in self._served if (due := s.next_event()) is not None]
+        seconds = min((max(0.0, due - s.clock.now()) for s, due in events), default=None)
         try:
-            await asyncio.wait_for(self._work.wait(), min(dues, default=None))
+            await asyncio.wait_for(self._work.wait(), seconds)
         except TimeoutError:
             return

@@ -33,9 +33,7 @@ class Chooser:
     cuts_min: bool = True
 
 
-def penalise(
-    logits: Tensor, histories: list[tuple[int, list[int]]], penalty: Tensor
-) -> Tensor:
+def penalise(logits: Tensor, histories: list[tuple[int, list[int]]], penalty: Tensor) -> Tensor:
     """Repetition penalty (N,) on the tokens that each query's stream has had."""
     if not histories:
         return logits
@@ -134,7 +132,8 @@ class Sampler:
     def _bank(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._banks is None:
             columns = [
-                [p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty] for p in self._params
+                [p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty]
+                for p in self._params
             ]
             self._banks = (
                 torch.stack(self._masks).to(self._device),

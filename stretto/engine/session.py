@@ -63,10 +63,21 @@ class Setup:
 class Host(Protocol):
     """What a session asks of its engine."""
 
-    def iterate(self, session: "Session") -> Iterator[Row]: ...
-    def iterate_async(self, session: "Session") -> AsyncIterator[Row]: ...
-    def attach(self, session: "Session") -> None: ...
-    def changed(self, session: "Session") -> None: ...
+    def iterate(self, session: "Session") -> Iterator[Row]:
+        """Rows, stepping while there is none."""
+        ...
+
+    def iterate_async(self, session: "Session") -> AsyncIterator[Row]:
+        """Rows as a background task makes them."""
+        ...
+
+    def attach(self, session: "Session") -> None:
+        """Serve it in the background."""
+        ...
+
+    def changed(self, session: "Session") -> None:
+        """It was sent something, closed or cancelled."""
+        ...
 
 
 class Session:
@@ -252,7 +263,10 @@ class Session:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self.cancel()
 
@@ -350,9 +364,7 @@ class Session:
             self._stop_after(grid)
             if self.finish_reason is not None:
                 return empty_tick(self, rows)
-            return row_tick(
-                self, rows, grid, self._outputs, self.special, self._start_rows + start
-            )
+            return row_tick(self, rows, grid, self._outputs, self.special, self._start_rows + start)
 
     def _write(self, grid: np.ndarray, has_input: bool) -> np.ndarray:
         """Put the pending output tokens into the last row, and the rows into the table."""

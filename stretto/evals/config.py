@@ -45,7 +45,7 @@ class EfficiencyConfig:
     lag: str = "1"
     frontier_rate: str = "20"
     goal_rate: str = "20"
-    limit: int = 100
+    limit: int = 50
     source: str = ""
     model: str = "stretto-smollm2-135m"
     baseline: str = "stretto-smollm2-135m-single"

@@ -194,6 +194,8 @@ def _wall_event(
         "rate": job.rate,
         "virtual_s": virtual.delay_s,
         "wall_s": wall.delay_s,
+        "virtual_rows": virtual.delay_rows,
+        "wall_rows": wall.delay_rows,
         "same": wall.text == virtual.text,
     }
 

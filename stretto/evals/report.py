@@ -226,8 +226,10 @@ def _time_section(report: Report) -> list[str]:
         parts.append(f"Remainder of a step: {1000 * table.overhead:.1f} ms. {table.machine}.")
     if report.wall:
         parts.append(
-            "Check: the same items alone in real time. Ratio of wall seconds to virtual seconds "
-            "(medians; 1 is a perfect match), and whether the answer was the same:"
+            "Check: the same items alone in real time. Delay after the end of the input by both "
+            "clocks; ratio of wall to virtual seconds a row of it (median [quartiles]; 1 is a "
+            "perfect match); and whether the answer was the same. It need not be: in bfloat16 a "
+            "batch rounds otherwise than a session alone, and real arrivals fall into other rows."
         )
         header = ["system", "tokens/s in", "items", "virtual s", "wall s", "ratio", "same answer"]
         parts.append(_grid(header, [one.cells() for one in report.wall]))

@@ -13,8 +13,9 @@ class WallCheck:
 
     Attributes:
         n: items.
-        virtual_s, wall_s: median seconds of a session.
-        ratio: median of wall / virtual over items, with quartiles.
+        virtual_s, wall_s: median delay after the end of the input.
+        ratio: wall seconds a row of that delay over virtual ones, median and quartiles over items;
+            a row, as the two answers need not be equally long.
         same: items whose answer was the same text in both.
     """
 
@@ -55,7 +56,11 @@ def check(events: Iterable[Mapping[str, Any]]) -> list[WallCheck]:
 
 def _summarise(system: str, rate: str, group: Sequence[Mapping[str, Any]]) -> WallCheck:
     virtual, wall = [e["virtual_s"] for e in group], [e["wall_s"] for e in group]
-    ratios = [w / v for w, v in zip(wall, virtual, strict=True) if v > 0]
+    ratios = [
+        (e["wall_s"] / e["wall_rows"]) / (e["virtual_s"] / e["virtual_rows"])
+        for e in group
+        if min(e["virtual_s"], e["virtual_rows"], e["wall_rows"]) > 0
+    ]
     return WallCheck(
         system, rate, len(group), median(virtual), median(wall), median(ratios), *spread(ratios),
         same=sum(e["same"] for e in group),

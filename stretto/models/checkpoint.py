@@ -56,7 +56,7 @@ def load(
     mask_rule: str | None = None,
     dtype: str | torch.dtype = "auto",
     device: str = "auto",
-    attention: str = "auto",
+    attention: str | None = "auto",
     trainable: bool = False,
 ) -> M:
     """Load a base model, or a checkpoint with its base.
@@ -83,7 +83,8 @@ def load(
     if isinstance(dtype, str):
         dtype = auto_dtype(device) if dtype == "auto" else _dtype(dtype)
     if attention == "auto":
-        attention = "flex_attention" if device.startswith("cuda") and trainable else "sdpa"
+        # None: SDPA, or eager for the families that have no SDPA (Gemma 2).
+        attention = "flex_attention" if device.startswith("cuda") and trainable else None
     marker = folder / MARKER
     if not marker.exists():
         base = _load_base(folder, dtype, attention)
@@ -217,7 +218,7 @@ def _dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _load_base(folder: Path, dtype: torch.dtype, attention: str) -> Any:
+def _load_base(folder: Path, dtype: torch.dtype, attention: str | None) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:

@@ -1,0 +1,317 @@
+"""Rows, arrivals, limits and endings, on a tiny random model steered by what it may sample."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stretto.engine import Engine, Limits, SamplingParams, VirtualClock, WallClock, reference
+from stretto.engine.backends.transformers import TransformersBackend
+from stretto.engine.batch import RowBatch
+from stretto.engine.reference import Script
+from stretto.engine.session import Session
+from stretto.engine.testing import play, scripts, tiny_codec, tiny_lm
+from stretto.errors import ConfigError, InputError
+from stretto.streams import ABSENT, AGENT, AUDIT, READ, SINGLE, StreamTable
+from stretto.streams.ticks import validate
+
+LM, CODEC = tiny_lm(READ), tiny_codec()
+S, E, _ = CODEC.special.silence, CODEC.special.end, ABSENT
+HUSH = SamplingParams(allowed=(S,))
+DONE = SamplingParams(allowed=(E,))
+TALK = SamplingParams(allowed=(65,))
+STEP = 0.1
+
+
+def clock() -> VirtualClock:
+    return VirtualClock(lambda cells, cached: STEP)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine(LM, CODEC)
+
+
+def rows(session: Session) -> list[list[int]]:
+    return session.table.rows.tolist()
+
+
+def test_steady_arrival_makes_a_row_a_token(engine: Engine) -> None:
+    session = engine.open(sampling=DONE, clock=clock())
+    session.send("user", "ab", rate=1 / STEP)
+    session.close()
+    engine.run([session])
+    a, b = CODEC.encode("ab")
+    # The user's `end` comes with "b": a burst of two, which wakes nobody, as `end` is said in it.
+    assert rows(session) == [[a, S], [b, _], [E, E]]
+    validate(session.table)
+    assert session.finish_reason == "end"
+
+
+def test_backlog_is_read_in_one_pass(engine: Engine) -> None:
+    session = engine.open(sampling=TALK, limits=Limits(max_rows=7), clock=clock())
+    session.send("user", [1, 2, 3])
+    session.close("user")
+    steps = [[row.index for row in rows_done] for _, rows_done in (engine.step(), engine.step())[0]]
+    assert steps == [[0, 1, 2, 3]]
+    assert rows(session)[:5] == [[1, _], [2, _], [3, _], [E, S], [_, 65]]
+    assert (session.input_end_row, session.input_end_time) == (3, pytest.approx(STEP))
+
+
+def test_what_is_said_was_decided_a_tick_before(engine: Engine) -> None:
+    """The first answer after a burst comes in the next tick, whatever arrives in it."""
+    session = engine.open(sampling=TALK, limits=Limits(max_rows=6), clock=clock())
+    session.feed([(0.0, "user", 1), (0.05, "user", 2), (0.06, "user", 3)], closed=False)
+    engine.run([session])
+    assert rows(session) == [[1, S], [2, _], [3, 65], [_, 65], [_, 65], [_, 65]]
+    assert session.finish_reason == "max_rows"
+
+
+def test_prompts_are_read_first(engine: Engine) -> None:
+    session = engine.open(prompts={"answer": "x", "user": [7]}, sampling=TALK,
+                          limits=Limits(max_rows=2), clock=clock())  # fmt: skip
+    assert engine.step() == [(session, [])]
+    assert session.input_end_row == -1
+    engine.run([session])
+    assert rows(session) == [[_, 65], [_, 65]]
+    assert [row.time for row in session.rows] == pytest.approx([STEP, 2 * STEP])
+
+
+def test_wake_up_after_end(engine: Engine) -> None:
+    session = engine.open(sampling=DONE, clock=clock())
+    session.feed([(0.0, "user", 1), (5.0, "user", 2), (9.0, "user", E)])
+    engine.run([session])
+    assert rows(session) == [[1, S], [_, E], [2, S], [_, E], [E, S], [_, E]]
+    assert session.finish_reason == "end"
+    # At rest nothing is computed, and the clock jumps.
+    assert [row.time for row in session.rows] == pytest.approx([0, 0.1, 5.0, 5.1, 9.0, 9.1])
+
+
+def test_all_silent_halts(engine: Engine) -> None:
+    session = engine.open(sampling=HUSH, limits=Limits(quiet_rows=5), clock=clock())
+    session.send("user", [1, 2], rate=2.0)
+    session.close()
+    engine.run([session])
+    last = int(np.flatnonzero(session.table.rows[:, 0] == E)[0])
+    assert session.finish_reason == "quiet" and len(session.rows) == last + 1 + 5
+
+
+def test_an_open_input_that_never_comes_is_quiet(engine: Engine) -> None:
+    session = engine.open(sampling=DONE, clock=clock())
+    session.send("user", [1])
+    assert [row.index for row in session.iter()] == [0, 1]
+    assert session.finish_reason == "quiet"
+
+
+def test_deadline(engine: Engine) -> None:
+    session = engine.open(sampling=TALK, limits=Limits(deadline_s=0.95), clock=clock())
+    engine.run([session])
+    assert session.finish_reason == "deadline" and len(session.rows) == 10
+    resting = engine.open(sampling=DONE, limits=Limits(deadline_s=1.0), clock=clock())
+    resting.feed([(0.0, "user", 1), (7.0, "user", 2)])
+    engine.run([resting])
+    assert resting.finish_reason == "deadline" and resting.clock.now() == pytest.approx(1.0)
+
+
+def test_max_message_tokens_ends_a_message(engine: Engine) -> None:
+    session = engine.open(sampling=TALK, limits=Limits(max_message_tokens=3), clock=clock())
+    session.close("user")
+    engine.run([session])
+    assert rows(session)[-5:] == [[E, S], [_, 65], [_, 65], [_, 65], [_, E]]
+
+
+def test_a_burst_is_cut_at_max_rows(engine: Engine) -> None:
+    session = engine.open(sampling=TALK, limits=Limits(max_rows=4), clock=clock())
+    session.send("user", list(range(10)))
+    engine.run([session])
+    assert rows(session) == [[0, _], [1, _], [2, _], [3, S]]
+
+
+def test_positions_of_the_base_are_a_limit(engine: Engine) -> None:
+    most = LM.config.max_position_embeddings
+    session = engine.open(prompts={"user": [1] * (most - 3)}, sampling=TALK, clock=clock())
+    engine.run([session])
+    assert session.finish_reason == "max_rows" and len(session.rows) == 3
+    with pytest.raises(InputError, match="positions"):
+        engine.open(prompts={"user": [1] * most})
+
+
+def test_interrupt_drops_what_has_not_arrived(engine: Engine) -> None:
+    session = engine.open(sampling=HUSH, limits=Limits(max_rows=20, quiet_rows=2), clock=clock())
+    session.send("user", [1, 2, 3, 4, 5], rate=1 / STEP)
+    engine.step()
+    engine.step()
+    assert session.interrupt("user", [9, 9], end=True) == 2
+    session.close()
+    engine.run([session])
+    assert [t for t in session.table.rows[:, 0].tolist() if t != _] == [1, 2, 3, 9, 9, E]
+
+
+def test_sends_queue_up_and_ends_are_not_doubled(engine: Engine) -> None:
+    session = engine.open(sampling=HUSH, limits=Limits(quiet_rows=1), clock=clock())
+    session.send("user", [1, 2], rate=5.0)
+    session.send("user", [3, 4], rate=5.0, end=True)
+    session.close()
+    session.close("user")
+    times = {}
+    for row in session.iter():
+        if "user" in row.tokens:
+            times.setdefault(row.tokens["user"], row.time)
+    assert times == pytest.approx({1: 0.0, 2: 0.2, 3: 0.4, 4: 0.6, E: 0.6}, abs=1e-6)
+
+
+def test_closing_everything_says_nothing_on_streams_that_never_spoke() -> None:
+    engine = Engine(tiny_lm(AGENT), CODEC)
+    session = engine.open("agent", prompts={"system": "be"}, sampling=DONE, clock=clock())
+    session.send("user", [1])
+    session.close()
+    engine.run([session])
+    assert session.finish_reason == "end"
+    assert (session.table.rows[:, session.streams.index("result")] == ABSENT).all()
+    assert rows(session)[:2] == [[_, 1, _, _, _, _], [_, E, _, S, S, S]]
+
+
+def test_cancel_frees_the_line(engine: Engine) -> None:
+    first = engine.open(sampling=TALK, clock=clock())
+    engine.step()
+    first.cancel()
+    assert first.finish_reason == "cancelled"
+    second = engine.open(sampling=TALK, limits=Limits(max_rows=3), clock=clock())
+    engine.run([second])
+    assert second.line == 0 and len(first.rows) == 1
+    with pytest.raises(InputError, match="session is over"):
+        first.send("user", "x")
+
+
+def test_a_cancelled_session_ignores_what_was_sampled_meanwhile(engine: Engine) -> None:
+    session = engine.open(sampling=TALK, clock=clock())
+    engine.step()
+    session.cancel("user left")
+    assert engine.step() == []
+    assert session.table.meta["finish_reason"] == "user left"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 64])
+def test_the_table_does_not_depend_on_the_company(limit: int) -> None:
+    lm = tiny_lm(AUDIT)
+    played = scripts(lm)
+    alone = [play(Engine(lm, CODEC), [script])[0] for script in played]
+    assert play(Engine(lm, CODEC, max_sessions=limit), played) == alone
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_penalties_and_many_inputs_equal_the_reference(temperature: float) -> None:
+    lm = tiny_lm(AGENT, mask_rule="strict", seed=3)
+    params = SamplingParams(temperature=temperature, repetition_penalty=1.8, top_k=20, min_p=0.02,
+                            stop_ids=tuple(range(0, 256, 9)))  # fmt: skip
+    arrivals = [(0.0, "user", 1), (0.0, "result", 2), (0.0, "result", 3), (0.21, "user", 4)]
+    script = Script(
+        AGENT, {"system": [1, 2], "think": [5]}, arrivals,
+        sampling=dict.fromkeys(("think", "say", "code"), params),
+        limits=Limits(max_rows=25, quiet_rows=5), seed=5, latency=lambda c, k: 0.01 * c + 0.001 * k,
+    )  # fmt: skip
+    assert play(Engine(lm, CODEC), [script])[0] == reference.run(lm, script)
+
+
+def test_a_step_is_one_forward_and_prompts_do_not_pad_others() -> None:
+    widths = []
+
+    class Counting(TransformersBackend):
+        def forward(self, batch: RowBatch) -> Tensor:
+            widths.append(batch.tokens.shape)
+            return super().forward(batch)
+
+    engine = Engine(LM, CODEC, backend=Counting(LM))
+    talking = engine.open(sampling=TALK, limits=Limits(max_rows=30), clock=clock())
+    engine.step()
+    for _i in range(2):
+        engine.open(prompts={"user": [1] * 200}, sampling=TALK, clock=clock())
+    for _i in range(4):
+        engine.step()
+    assert widths == [(1, 1), (2, 200), (3, 1), (3, 1), (3, 1)]
+    assert len(talking.rows) == 4
+
+
+def test_replay(engine: Engine) -> None:
+    lm = tiny_lm(AUDIT)
+    engine = Engine(lm, CODEC)
+    for table in play(engine, scripts(lm)):
+        saved = StreamTable.from_jsonl(table.to_jsonl(), CODEC)
+        assert engine.replay(saved) == table
+    row, stream = np.argwhere(saved.is_content() & (np.arange(3) == 1))[-1]
+    saved.rows[row, stream] ^= 1
+    with pytest.raises(InputError, match=f"from row {row}, stream 'answer'"):
+        engine.replay(saved)
+    with pytest.raises(InputError, match="what a replay needs"):
+        engine.replay(StreamTable(AUDIT, lm.special))
+
+
+def test_text_comes_whole_and_complete(engine: Engine) -> None:
+    session = engine.open(sampling=HUSH, limits=Limits(max_rows=40, quiet_rows=1), clock=clock())
+    session.send("user", "é 🚀!", rate=1 / STEP)
+    session.close()
+    pieces = [row.text["user"] for row in session.iter() if "user" in row.text]
+    assert pieces == ["é", " ", "🚀", "!"]
+    assert session.table.text("user") == "é 🚀!"
+
+
+def test_wall_clock_waits_for_arrivals(engine: Engine) -> None:
+    session = engine.open(sampling=DONE, limits=Limits(max_rows=50), clock=WallClock())
+    session.send("user", [1, 2, 3], rate=10.0)
+    session.close()
+    engine.run([session])
+    arrived = {row.tokens["user"]: row.time for row in session.rows if "user" in row.tokens}
+    assert arrived[2] >= 0.1 and arrived[3] >= 0.2 and session.finish_reason == "end"
+
+
+def test_a_base_model_never_says_silence_or_end() -> None:
+    lm = tiny_lm(SINGLE)
+    engine = Engine(lm, CODEC, stop_ids=[7])
+    session = engine.open(prompts={"text": "abc"}, sampling=SamplingParams(temperature=3.0),
+                          limits=Limits(max_rows=400), clock=clock())  # fmt: skip
+    engine.run([session])
+    column = session.table.rows[:, 0]
+    assert not (column == S).any() and (column == 7).sum() == 0
+    assert session.finish_reason == ("end" if column[-1] == E else "max_rows")
+
+
+def test_refusals(engine: Engine) -> None:
+    with pytest.raises(InputError, match="no stream 'audit'"):
+        engine.open("audit")
+    with pytest.raises(ConfigError, match="sampling for 'user'"):
+        engine.open(sampling={"user": TALK})
+    with pytest.raises(InputError, match="prompt of 'user'"):
+        engine.open(prompts={"user": [S]})
+    with pytest.raises(InputError, match="no stream 'who'"):
+        engine.open(prompts={"who": "x"})
+    with pytest.raises(ConfigError, match="max_sessions"):
+        Engine(LM, CODEC, max_sessions=0)
+    with pytest.raises(ConfigError, match="load both from the same place"):
+        Engine(LM, type(CODEC)(CODEC.tokenizer_json, type(CODEC.special).after(9)))
+    used = clock()
+    session = engine.open(clock=used)
+    with pytest.raises(ConfigError, match="a clock serves one session"):
+        engine.open(clock=used)
+    with pytest.raises(InputError, match="is an output"):
+        session.send("answer", "x")
+    with pytest.raises(InputError, match="rate 0"):
+        session.send("user", "x", rate=0)
+    with pytest.raises(InputError, match="not silence"):
+        session.send("user", [S])
+
+
+def test_generators_are_the_sessions_own() -> None:
+    engine = Engine(LM, CODEC)
+    warm = SamplingParams(temperature=2.0)
+    made = []
+    for seed in (1, 1, 2):
+        session = engine.open(sampling=warm, limits=Limits(max_rows=12), seed=seed, clock=clock())
+        made.append(session)
+    engine.run(made)
+    assert rows(made[0]) == rows(made[1]) != rows(made[2])
+
+
+def test_nothing_keeps_a_graph(engine: Engine) -> None:
+    session = engine.open(sampling=TALK, limits=Limits(max_rows=3), clock=clock())
+    engine.run([session])
+    assert torch.is_grad_enabled() and all(p.grad is None for p in LM.parameters())
