@@ -270,7 +270,7 @@ def _sampling(settings: Settings) -> Any:
 def _refuse_too_long(engine: "Engine", text: str) -> None:
     num, most = _num_tokens(engine, text), engine.model.config.max_position_embeddings
     if num >= most:
-        raise LimitError(f"the text has {num} tokens, the model {most} positions; give a shorter one")
+        raise LimitError(f"the text has {num} tokens, the model {most} positions; shorten it")
 
 
 def _num_tokens(engine: "Engine", text: str) -> int:
@@ -317,7 +317,8 @@ def summary(records: "list[Record]", settings: Settings) -> "Table":
 
 
 def _amount(seconds: float, rows: int | None) -> str:
-    return f"{seconds:.2f} s" + ("" if rows is None else f", {rows:4} row{'s' if rows != 1 else ' '}")
+    unit = "row " if rows == 1 else "rows"
+    return f"{seconds:.2f} s" + ("" if rows is None else f", {rows:4} {unit}")
 
 
 def conclusions(records: "list[Record]") -> list[str]:

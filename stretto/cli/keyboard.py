@@ -5,8 +5,6 @@ import codecs
 import os
 import re
 import threading
-from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.|[^\[O])")
@@ -96,9 +94,7 @@ class Keyboard:
         asyncio.get_running_loop().add_reader(self._fd, self._read)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         import termios
 
         asyncio.get_running_loop().remove_reader(self._fd)
@@ -128,9 +124,7 @@ class PipedLines:
         threading.Thread(target=self._read, args=(loop,), daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """The thread ends with its input, or with the process."""
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -2,14 +2,15 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TextIO
+from typing import IO
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from stretto.protocols import Row
 from stretto.streams import SpecialIds, Stream, StreamSet
-from stretto.streams.render import END, HIDDEN, SILENCE
+from stretto.streams.render import END, HIDDEN, SILENCE, printable
 
 _COLOURS = {
     "input": ("cyan", "bright_blue"),
@@ -128,9 +129,7 @@ class Lanes:
         self._special, self._to_read = special, to_read
         self._num_rows, self._time = 0, 0.0
         self._recent: deque[float] = deque()
-        self._by_name = {
-            lane.stream.name: lane for lane in _lanes(streams, given or {})
-        }  # fmt: skip
+        self._by_name = {lane.stream.name: lane for lane in _lanes(streams, given or {})}
 
     def __getitem__(self, name: str) -> Lane:
         return self._by_name[name]
@@ -197,8 +196,10 @@ class Lanes:
         yield from (_one_line(Text(_GAP, "dim").join(line)) for line in lines)
         yield _one_line(Text(self.status(), "reverse" if height else "dim"))
         if self.typed is not None and height is not None:
-            room = max(1, options.max_width - 4)
-            yield _one_line(Text.assemble(("> ", "bold"), clean(self.typed)[-room:], ("█", "dim")))
+            typed = printable(self.typed)
+            while cell_len(typed) > max(1, options.max_width - 4):
+                typed = typed[1:]
+            yield _one_line(Text.assemble(("> ", "bold"), typed, ("█", "dim")))
 
 
 def _lanes(streams: StreamSet, given: Mapping[str, str]) -> Iterator[Lane]:
@@ -232,7 +233,7 @@ class LineLog:
         end: id of ``end``.
     """
 
-    def __init__(self, out: TextIO, streams: Sequence[Stream], end: int) -> None:
+    def __init__(self, out: IO[str], streams: Sequence[Stream], end: int) -> None:
         self._out, self._end = out, end
         self._open = {stream.name: "" for stream in streams}
         self._width = max(map(len, self._open))

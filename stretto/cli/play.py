@@ -6,8 +6,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import IO, Any, Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -28,9 +27,7 @@ class View(Protocol):
     lanes: Lanes
 
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
     def add(self, row: Row) -> None:
         """Take one row."""
         ...
@@ -52,9 +49,7 @@ class LiveView:
         self._live.start(refresh=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._live.stop()
         self.lanes.is_whole = True
         self._console.print(self.lanes)
@@ -71,7 +66,7 @@ class LiveView:
 class LineView:
     """A line of text for each line a stream has finished; no control codes."""
 
-    def __init__(self, out: TextIO, lanes: Lanes, streams: StreamSet, end: int) -> None:
+    def __init__(self, out: IO[str], lanes: Lanes, streams: StreamSet, end: int) -> None:
         self.lanes = lanes
         self._out, self._log = out, LineLog(out, streams, end)
 
@@ -80,9 +75,7 @@ class LineView:
             self._out.write(self.lanes.title + "\n")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._log.finish()
 
     def add(self, row: Row) -> None:
@@ -173,10 +166,17 @@ def load_engine(name: str) -> Any:
     Raises:
         CheckpointError: the model cannot be loaded.
     """
+    import warnings
+
     spinner = remarks.status(f"loading {name}") if remarks.is_terminal else contextlib.nullcontext()
-    with spinner:
+    with spinner, warnings.catch_warnings():
+        from transformers.utils import logging
+
         from stretto.engine import Engine
 
+        # Their progress bar and their plans for the next version would cover the lanes.
+        logging.disable_progress_bar()
+        warnings.simplefilter("ignore", FutureWarning)
         engine = Engine.load(name)
         _warm_up(engine)
     return engine
@@ -187,6 +187,6 @@ def _warm_up(engine: Any) -> None:
     from stretto.engine import Limits
 
     output = engine.streams[engine.streams.outputs[0]].name
-    session = engine.open(prompts={output: "Hello, this is a first try."}, limits=Limits(max_rows=4))
+    session = engine.open(prompts={output: "A first try."}, limits=Limits(max_rows=4))
     session.close()
     engine.run([session])

@@ -62,5 +62,14 @@ def build(ticks: Sequence[Tick]) -> RowBatch:
             histories += [(n, session.history[i]) for n, i in where if i in session.history]
         asked += len(tick.outputs)
     lines = np.array([tick.session.line for tick in ticks], np.int64)
-    joined = [np.concatenate(part) for part in (select, sampling_ids, uniforms)]
-    return RowBatch(lines, tokens, streams, positions, samples, *joined, histories)
+    return RowBatch(
+        lines,
+        tokens,
+        streams,
+        positions,
+        samples,
+        select=np.concatenate(select),
+        sampling_ids=np.concatenate(sampling_ids),
+        uniforms=np.concatenate(uniforms),
+        histories=histories,
+    )

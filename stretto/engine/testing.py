@@ -85,14 +85,13 @@ def read_in_ticks(
     """Logits (T, V + 2) of every cell of the tables, read a few rows a forward pass, together."""
     cells = [table.cells() for table in tables]
     lines = [backend.open() for _ in tables]
-    logits = [np.zeros(0)] * len(tables)
+    logits: list[np.ndarray] = [np.zeros(0)] * len(tables)
     longest = max(int(c.rows.max(initial=-1)) for c in cells) + 1
     for first in range(0, longest, num_rows):
         parts = []
         for b, c in enumerate(cells):
             where = np.flatnonzero((c.rows >= first) & (c.rows < first + num_rows))
             silent = c.tokens[where] == tables[b].special.silence
-            # A silence may share a pass with later rows only if it stands in the pass's last row.
             parts.append(where[np.argsort(silent, kind="stable")])
         took = [b for b, part in enumerate(parts) if len(part)]
         if not took:
