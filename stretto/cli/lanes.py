@@ -52,16 +52,14 @@ class Lane:
         if given:
             self._put(clean(given), "dim italic")
 
-    @property
-    def text(self) -> str:
-        """All of it, with marks of silence and end."""
-        return "\n".join(line.plain for line in (*self._done, self._current))
-
     def add(self, token: int, text: str, special: SpecialIds) -> None:
         """Take one cell and the text that it completes."""
         if text:
+            self._part_from(SILENCE, text)
             self._put(clean(text), self.colour)
         if token == special.silence:
+            if not self._current.plain.endswith(SILENCE):
+                self._part_from("", SILENCE)
             self._put(SILENCE, "dim")
         elif token == special.end:
             self.is_speaking = False
@@ -69,6 +67,12 @@ class Lane:
         else:
             self.num_content += 1
             self.is_speaking = True
+
+    def _part_from(self, before: str, text: str) -> None:
+        """A space between what ends with ``before`` and the text, so that words wrap whole."""
+        line = self._current.plain
+        if line.endswith(before) and line and not (line[-1].isspace() or text[0].isspace()):
+            self._put(" ", "")
 
     def _put(self, text: str, style: str) -> None:
         first, *rest = text.split("\n")

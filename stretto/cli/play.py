@@ -51,7 +51,7 @@ class LiveView:
 
     def __exit__(self, *error: object) -> None:
         self._live.stop()
-        self.lanes.is_whole = True
+        self.lanes.is_whole, self.lanes.hint = True, ""
         self._console.print(self.lanes)
 
     def add(self, row: Row) -> None:

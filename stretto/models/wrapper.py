@@ -62,15 +62,16 @@ class MultiStreamLM(nn.Module):
         sets: dict[str, StreamSet] | None = None,
     ) -> None:
         super().__init__()
-        if not hasattr(base, "get_decoder") or base.get_output_embeddings() is None:
+        head = getattr(base, "get_output_embeddings", lambda: None)()
+        if not hasattr(base, "get_decoder") or head is None:
             raise CheckpointError(f"{type(base).__name__} is not a decoder with a language head")
-        self.base = base
+        self.base: Any = base  # PEFT wraps it in place
         self.streams = streams
         self.sets = dict(sets or {})
         self.mask_rule: MaskRule = check_rule(mask_rule)
         self.base_name = base_name
-        embedding = base.get_input_embeddings().weight.detach().float()
-        unembedding = base.get_output_embeddings().weight.detach().float()
+        embedding = self.base.get_input_embeddings().weight.detach().float()
+        unembedding = head.weight.detach().float()
         self.vocab_size = embedding.shape[0]
         self.special = SpecialIds.after(self.vocab_size)
         # The mean vector is the least surprising newcomer: its logit is the average logit.
@@ -170,8 +171,10 @@ class MultiStreamLM(nn.Module):
             kind = self.config._attn_implementation
             if kind == "flex_attention" and cache is None:
                 return block_mask(self.mask_rule, keys.to(self.device), window)
-            where = [x.to(self.device) for x in (batch.rows, batch.samples, self_index)]
-            mask = dense_mask(self.mask_rule, *where, keys.to(self.device), window)
+            rows, samples, own = (
+                x.to(self.device) for x in (batch.rows, batch.samples, self_index)
+            )
+            mask = dense_mask(self.mask_rule, rows, samples, own, keys.to(self.device), window)
             return additive(mask, self.base.dtype) if kind == "eager" else mask
 
         window = getattr(self.config, "sliding_window", None)

@@ -100,7 +100,7 @@ class StreamTrainer(Trainer):
         if self.eval_dataset is None:
             return {}
         sums, counts = torch.zeros_like(self._sums), torch.zeros_like(self._counts)
-        model = self.model
+        model: Any = self.model
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader():
@@ -116,7 +116,8 @@ class StreamTrainer(Trainer):
         """AdamW with the vectors in a group of their own."""
         if self.optimizer is None:
             settings = self.run_config.optimiser
-            named = [(n, p) for n, p in (model or self.model).named_parameters() if p.requires_grad]
+            trained: Any = model or self.model
+            named = [(n, p) for n, p in trained.named_parameters() if p.requires_grad]
             vectors = [p for n, p in named if n.endswith(VECTORS)]
             weights = [p for n, p in named if not n.endswith(VECTORS)]
             groups = [
