@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _SETS = ("read", "audit", "agent")
 _PROMPTS = {"read": {"answer": "lag 1:"}, "audit": {"answer": "lag 1:"}, "agent": {}}
-_SYSTEM = "today: 2019-03-01"
+_SYSTEM = """today: 2019-03-01
+tools: FindRestaurants(cuisine, city), ReserveRestaurant(restaurant_name, city, time)"""
+"""Of the kind the agent streams were trained with."""
 _MAX_MESSAGE_TOKENS = 256
 
 
@@ -38,7 +40,7 @@ def chat(
     Args:
         model: multi-stream model: name or folder.
         streams: read, audit, or agent (think, say, code).
-        system: system prompt, for agent (default: a date).
+        system: system prompt, for agent (default: a day and tools to find restaurants).
         temperature: 0 takes the likeliest token; above 0 tokens are drawn.
         seed: of the drawing.
         save: file to which the conversation is added as a table, a line of JSON.

@@ -29,7 +29,7 @@ BASELINE = "stretto-smollm2-135m-single"
 ITEM = "gsm8k-1"
 _SETS = ("read", "audit")
 _LAGS = ("0", "1", "2", "3", "all")
-_MAX_ANSWER_TOKENS = 256
+_MAX_ANSWER_TOKENS = 160
 _TEXT = "text"
 
 Flag = Parameter(negative="")
@@ -39,7 +39,7 @@ ViewMaker = Callable[["Lanes", "StreamSet", int], "View"]
 def demo(
     *,
     item: str | None = None,
-    text: str | None = None,
+    text: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     rate: float = 20.0,
     streams: str = "read",
     lag: str = "1",
@@ -332,8 +332,11 @@ def conclusions(records: "list[Record]") -> list[str]:
         gain = records[1].end_s - first.end_s
         side = "earlier" if gain >= 0 else "later"
         lines.append(f"Its answer was complete {abs(gain):.1f} s {side} than the baseline's.")
-    cut = [r for r in records if r.finish not in ("end", "quiet")]
-    lines += [f"{r.system}: stopped by a limit ({r.finish})." for r in cut]
+    for record in records:
+        if record.output_tokens >= _MAX_ANSWER_TOKENS:
+            lines.append(f"{record.system}: cut after {_MAX_ANSWER_TOKENS} tokens.")
+        elif record.finish != "end":
+            lines.append(f"{record.system}: stopped early ({record.finish}).")
     return lines
 
 

@@ -115,6 +115,7 @@ class Lanes:
         hint: what the status line ends with.
         typed: the line being typed; None where nobody can type.
         is_whole: show all text instead of what fits the screen.
+        to_read: as given.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Lanes:
         self.typed: str | None = None
         self.is_whole = False
         self.now = now or self._last_time
-        self._special, self._to_read = special, to_read
+        self._special, self.to_read = special, to_read
         self._num_rows, self._time = 0, 0.0
         self._recent: deque[float] = deque()
         self._by_name = {lane.stream.name: lane for lane in _lanes(streams, given or {})}
@@ -167,7 +168,7 @@ class Lanes:
         while self._recent and self._recent[0] < now - _RATE_WINDOW_S:
             self._recent.popleft()
         rate = len(self._recent) / min(_RATE_WINDOW_S, max(now, 0.1))
-        read = f"{self.num_read}" if self._to_read is None else f"{self.num_read}/{self._to_read}"
+        read = f"{self.num_read}" if self.to_read is None else f"{self.num_read}/{self.to_read}"
         parts = [f"row {self._num_rows}", f"{rate:.0f} rows/s", f"read {read} tokens",
                  f"said {self.num_said}", f"{now:.1f} s"]  # fmt: skip
         return "  ".join([*parts, self.hint] if self.hint else parts)

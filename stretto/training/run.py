@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from stretto.config import dump
 from stretto.errors import CheckpointError, ConfigError, InputError
@@ -14,11 +14,11 @@ from stretto.models.wrapper import MultiStreamLM
 from stretto.runs import Run, flatten
 from stretto.streams import Cells
 from stretto.streams.build import Sample, Shards, load_shards
-from stretto.streams.packing import pack
+from stretto.streams.packing import num_too_long, pack
 from stretto.training.config import TrainConfig
 from stretto.training.curves import plot_losses
 from stretto.training.progress import ProgressCallback
-from stretto.training.trainer import PackDataset, StreamTrainer, load_trained
+from stretto.training.trainer import PackDataset, StreamTrainer
 
 
 def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False) -> Path:
@@ -52,12 +52,14 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
         eval_dataset=PackDataset(_packs(held_out, config)) if held_out else None,
         callbacks=[ProgressCallback(run, config.steps)],
     )
-    _describe(run, model, training, packs)
+    trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
+    too_long = num_too_long([len(s.cells) for s in training], config.pack_cells)
+    _describe(run, model, packs, samples=len(training), too_long=too_long)
     last = _last_checkpoint(output) if resume else None
     folder = output / "model"
     with run:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-        final = trainer.evaluate()
+        final = trainer.last_evaluation or trainer.evaluate()
         if trainer.is_world_process_zero():
             save(model, folder, adapter_dtype=torch.bfloat16)
             run.write_metrics(final)
@@ -97,15 +99,6 @@ def build_model(config: TrainConfig, shards: Shards) -> MultiStreamLM:
         model.base.gradient_checkpointing_enable({"use_reentrant": False})
         model.base.enable_input_require_grads()
     return model
-
-
-def export(run_folder: Path, output: Path, *, data: Path, config: TrainConfig) -> Path:
-    """Make a checkpoint folder from the last Trainer checkpoint of a run that was stopped."""
-    last = _last_checkpoint(run_folder)
-    model = build_model(config, load_shards(data))
-    load_trained(model, last)
-    save(model, output, adapter_dtype=torch.bfloat16)
-    return output
 
 
 def _open_run(output: Path, config: TrainConfig, resume: bool) -> Run:
@@ -173,12 +166,13 @@ def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
 
 
 def _describe(
-    run: Run, model: MultiStreamLM, training: list[Sample], packs: list[list[Cells]]
+    run: Run, model: MultiStreamLM, packs: list[list[Cells]], *, samples: int, too_long: int
 ) -> None:
     cells = sum(len(table) for group in packs for table in group)
     run.event(
         "start",
-        samples=len(training),
+        samples=samples,
+        too_long=too_long,
         packs=len(packs),
         cells=cells,
         cells_per_pack=round(cells / len(packs), 1),

@@ -51,6 +51,7 @@ class StreamTrainer(Trainer):
     ) -> None:
         self.lm = model
         self.run_config = config
+        self.last_evaluation: dict[str, float] = {}
         self._reset_totals()
         super().__init__(model=model, args=args, data_collator=collate, **options)
 
@@ -110,6 +111,9 @@ class StreamTrainer(Trainer):
         model.train()
         report = {f"eval_{k}": v for k, v in loss_report(sums, counts, self.lm.streams).items()}
         self.log(report)
+        # Trainer evaluates by itself at the last step if that is a multiple of eval_every.
+        done = self.state.global_step >= self.run_config.steps
+        self.last_evaluation = report if done else {}
         return report
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

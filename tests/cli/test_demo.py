@@ -268,12 +268,12 @@ def test_a_text_longer_than_the_model_is_refused(models):
 
 
 def record(**fields):
-    known = dict(
+    known = Record(
         system="read", task="t", item="i", rate="20", lag="1", correct=True, answered=True,
         predicted="4", text="", finish="end", input_tokens=9, output_tokens=5, input_end_row=9,
         first_row=3, last_row=12, input_end_s=4.0, first_s=1.0, last_s=5.0, total_s=5.0, rows=13,
     )  # fmt: skip
-    return Record(**(known | fields))
+    return replace(known, **fields)
 
 
 def test_conclusions_tell_gain_and_loss():
@@ -281,7 +281,9 @@ def test_conclusions_tell_gain_and_loss():
         "It began to answer 3.0 s before the end of the text had arrived.",
         "Its answer was complete 2.5 s earlier than the baseline's.",
     ]
-    assert conclusions([record(first_s=4.5, finish="max_rows"), record(last_s=4.0)]) == [
+    cut = record(system="single", last_s=4.0, output_tokens=160)
+    assert conclusions([record(first_s=4.5, finish="max_rows"), cut]) == [
         "Its answer was complete 1.0 s later than the baseline's.",
-        "read: stopped by a limit (max_rows).",
+        "read: stopped early (max_rows).",
+        "single: cut after 160 tokens.",
     ]

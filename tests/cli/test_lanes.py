@@ -51,7 +51,19 @@ def test_lanes_stand_side_by_side():
     lines = picture(two_lanes(to_read=2), width=63, height=6)
     assert lines[0].split() == ["user", "→", "│", "answer", "←"]
     assert lines[2] == f"{'How many?■':30} │ {'·· Six':30}"
-    assert lines[-1].split() == ["row", "3", "15", "rows/s", "read", "2/2", "tokens", "said", "1", "0.2", "s"]
+    assert lines[-1].split() == [
+        "row",
+        "3",
+        "15",
+        "rows/s",
+        "read",
+        "2/2",
+        "tokens",
+        "said",
+        "1",
+        "0.2",
+        "s",
+    ]
 
 
 def test_prompts_and_what_is_typed_are_shown():
