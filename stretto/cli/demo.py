@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MODEL = "stretto-smollm2-135m"
 BASELINE = "stretto-smollm2-135m-single"
-ITEM = "gsm8k-1"
+ITEM = "pubmedqa-1"
 _SETS = ("read", "audit")
 _LAGS = ("0", "1", "2", "3", "all")
 _MAX_ANSWER_TOKENS = 160
@@ -284,7 +284,11 @@ def _record(session: "Session", settings: Settings, system: str, engine: "Engine
 
     rate = f"{settings.rate!r}" if SYSTEMS[system].live else ANY_RATE
     job = Job(SYSTEMS[system], settings.example, rate, settings.lag)
-    return record(session, job, engine.codec)
+    made = record(session, job, engine.codec)
+    longest = max(map(len, session.table.messages(SYSTEMS[system].output)), default=0)
+    if longest >= _MAX_ANSWER_TOKENS:
+        return replace(made, finish=f"cut after {_MAX_ANSWER_TOKENS} tokens")
+    return made
 
 
 def summary(records: "list[Record]", settings: Settings) -> "Table":
@@ -332,12 +336,8 @@ def conclusions(records: "list[Record]") -> list[str]:
         gain = records[1].end_s - first.end_s
         side = "earlier" if gain >= 0 else "later"
         lines.append(f"Its answer was complete {abs(gain):.1f} s {side} than the baseline's.")
-    for record in records:
-        if record.output_tokens >= _MAX_ANSWER_TOKENS:
-            lines.append(f"{record.system}: cut after {_MAX_ANSWER_TOKENS} tokens.")
-        elif record.finish != "end":
-            lines.append(f"{record.system}: stopped early ({record.finish}).")
-    return lines
+    cut = [record for record in records if record.finish != "end"]
+    return lines + [f"{record.system}: stopped early ({record.finish})." for record in cut]
 
 
 def _choose(item: str | None, text: str | None) -> "Example":

@@ -76,10 +76,11 @@ class Lane:
 
     def _put(self, text: str, style: str) -> None:
         first, *rest = text.split("\n")
-        self._current.append(first, style)
+        _append(self._current, first, style)
         for line in rest:
             self._done.append(self._current)
-            self._current = Text(line, style)
+            self._current = Text()
+            _append(self._current, line, style)
 
     def lines(self, console: Console, width: int, height: int | None) -> list[Text]:
         """The last ``height`` lines of ``width`` columns, or all; each is padded."""
@@ -91,6 +92,15 @@ class Lane:
         self._num_wrapped = len(self._done)
         shown = [*self._wrapped, *(_wrap(self._current, console, width) if self._current else ())]
         return shown if height is None else shown[-height:]
+
+
+def _append(line: Text, text: str, style: str) -> None:
+    """As ``line.append``, but one span for all neighbours of one style: less to draw."""
+    start = len(line)
+    if line.spans and line.spans[-1].style == style and line.spans[-1].end == start:
+        start = line.spans.pop().start
+    line.append(text)
+    line.stylize(style, start)
 
 
 def _wrap(line: Text, console: Console, width: int) -> list[Text]:
@@ -198,8 +208,11 @@ class Lanes:
             lines.append([column[i] if i < len(column) else blank for column in columns])
         if self.title:
             yield _one_line(Text(self.title, "bold"))
-        yield from (_one_line(Text(_GAP, "dim").join(line)) for line in lines)
-        yield _one_line(Text(self.status(), "reverse" if height else "dim"))
+        gap = Text.assemble((_GAP, "dim"))
+        yield from (_one_line(gap.join(line)) for line in lines)
+        status = Text(self.status(), "reverse" if height else "dim")
+        status.truncate(options.max_width, overflow="crop", pad=True)
+        yield _one_line(status)
         if self.typed is not None and height is not None:
             typed = printable(self.typed)
             while cell_len(typed) > max(1, options.max_width - 4):

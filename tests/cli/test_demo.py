@@ -281,9 +281,9 @@ def test_conclusions_tell_gain_and_loss():
         "It began to answer 3.0 s before the end of the text had arrived.",
         "Its answer was complete 2.5 s earlier than the baseline's.",
     ]
-    cut = record(system="single", last_s=4.0, output_tokens=160)
+    cut = record(system="single", last_s=4.0, finish="cut after 160 tokens")
     assert conclusions([record(first_s=4.5, finish="max_rows"), cut]) == [
         "Its answer was complete 1.0 s later than the baseline's.",
         "read: stopped early (max_rows).",
-        "single: cut after 160 tokens.",
+        "single: stopped early (cut after 160 tokens).",
     ]
