@@ -14,7 +14,8 @@ SPECIAL = SpecialIds(silence=2, end=3)
 
 
 def test_loss_by_hand() -> None:
-    logits = torch.log(torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.2, 0.2, 0.5, 0.1], [0.1, 0.1, 0.2, 0.6]]))
+    rows = [[0.7, 0.1, 0.1, 0.1], [0.2, 0.2, 0.5, 0.1], [0.1, 0.1, 0.2, 0.6]]
+    logits = torch.log(torch.tensor(rows))
     labels, streams = torch.tensor([0, 2, 3]), torch.tensor([1, 1, 2])
     loss = stream_loss(logits, labels, streams, SPECIAL, 3, silence_weight=0.2)
     content = -(math.log(0.7) + math.log(0.6)) / 2
