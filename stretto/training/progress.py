@@ -1,5 +1,6 @@
 """What a person sees of a training run, and what is written to its events."""
 
+import os
 import sys
 import time
 from typing import Any
@@ -25,7 +26,7 @@ class ProgressCallback(TrainerCallback):
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or os.environ.get("RANK", "0") != "0",
         )
         self._task = self._bar.add_task("starting", total=steps)
         self._last = time.monotonic()

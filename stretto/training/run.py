@@ -1,5 +1,6 @@
 """A training run from recipe to checkpoint: data, model, trainer, run folder, resume."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,12 @@ def build_model(config: TrainConfig, shards: Shards) -> MultiStreamLM:
 
 
 def _open_run(output: Path, config: TrainConfig, resume: bool) -> Run:
+    # Of several processes each keeps events of its own; those of the first are the run's.
+    rank = int(os.environ.get("RANK", "0"))
+    folder = output / "ranks" / str(rank) if rank else output
     if not resume:
-        return Run.create(output, config, kind="train")
-    run = Run.open(output)
+        return Run.create(folder, config, kind="train")
+    run = Run.open(folder)
     before, now = flatten(run.config()), flatten(dump(config))
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
