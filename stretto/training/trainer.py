@@ -6,6 +6,7 @@ The loop, accumulation, clipping, schedule, precision, distribution and resuming
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class StreamTrainer(Trainer):
         self.lm = model
         self.run_config = config
         self.last_evaluation: dict[str, float] = {}
+        self._totals_device = args.device
         self._reset_totals()
         super().__init__(model=model, args=args, data_collator=collate, **options)
 
@@ -64,9 +66,9 @@ class StreamTrainer(Trainer):
     ) -> Any:
         """Loss of one micro-batch; its parts are added to the running totals."""
         loss = self._loss(model, StreamBatch(**inputs))
-        self._sums += loss.sums.cpu()
-        self._counts += loss.counts.cpu()
-        self.cells_seen += int((inputs["samples"] >= 0).sum())
+        self._sums += loss.sums
+        self._counts += loss.counts
+        self._cells += (inputs["samples"] >= 0).sum()
         return (loss.total, {}) if return_outputs else loss.total
 
     def _loss(self, model: Any, batch: StreamBatch) -> StreamLoss:
@@ -84,15 +86,22 @@ class StreamTrainer(Trainer):
         )
 
     def _reset_totals(self) -> None:
-        self._sums = torch.zeros(2, len(self.lm.streams))
-        self._counts = torch.zeros(2, len(self.lm.streams), dtype=torch.long)
-        self.cells_seen = 0
+        # On the device, so that adding to them waits for nothing.
+        shape, device = (2, len(self.lm.streams)), self._totals_device
+        self._sums = torch.zeros(shape, device=device)
+        self._counts = torch.zeros(shape, device=device, dtype=torch.long)
+        self._cells = torch.zeros((), device=device, dtype=torch.long)
+
+    def _of_all_ranks(self, part: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return self.accelerator.reduce(part, "sum")  # type: ignore[return-value]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Put the loss of each stream and kind beside Trainer's mean."""
         if "loss" in logs:
-            logs |= loss_report(self._sums, self._counts, self.lm.streams)
-            logs["cells"] = self.cells_seen
+            sums, counts = self._of_all_ranks(self._sums), self._of_all_ranks(self._counts)
+            logs |= loss_report(sums, counts, self.lm.streams)
+            logs["cells"] = int(self._of_all_ranks(self._cells))
             self._reset_totals()
         super().log(logs, start_time)
 
@@ -106,9 +115,10 @@ class StreamTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader():
                 loss = self._loss(model, StreamBatch(**self._prepare_inputs(inputs)))
-                sums += loss.sums.cpu()
-                counts += loss.counts.cpu()
+                sums += loss.sums
+                counts += loss.counts
         model.train()
+        sums, counts = self._of_all_ranks(sums), self._of_all_ranks(counts)
         report = {f"eval_{k}": v for k, v in loss_report(sums, counts, self.lm.streams).items()}
         self.log(report)
         # Trainer evaluates by itself at the last step if that is a multiple of eval_every.
@@ -146,33 +156,52 @@ class StreamTrainer(Trainer):
 
     # Checkpoints hold what is trained, not the base.
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """Whole trained tensors on the CPU, by name in the model.
+
+        Where weights are sharded every process must call this, and only the first gets them.
+        """
+        if self.is_fsdp_enabled:
+            return self._trained_of(self.accelerator.get_state_dict(self.model))
+        return self._trained_of(self.lm.state_dict())
+
+    def _trained_of(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        wanted = _trainable(self.lm)
+        return {n: t.detach().cpu() for n, t in state_dict.items() if n in wanted}
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        if state_dict is None:
-            state_dict = self.lm.state_dict()
-        wanted = {n for n, p in self.lm.named_parameters() if p.requires_grad}
-        trained = {n: t.detach().cpu() for n, t in state_dict.items() if n in wanted}
-        torch.save(trained, folder / _TRAINED)
+        torch.save(self._trained_of(state_dict or self.lm.state_dict()), folder / _TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.lm, Path(resume_from_checkpoint))
 
 
 def load_trained(model: MultiStreamLM, folder: Path) -> None:
-    """Put the trained tensors of a Trainer checkpoint into a model.
+    """Put the trained tensors of a Trainer checkpoint into a model, sharded or not.
 
     Raises:
         CheckpointError: the file is missing or does not fit the model.
     """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    path = folder / _TRAINED
     try:
-        trained = torch.load(folder / _TRAINED, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{folder / _TRAINED}: unreadable ({error})") from None
-    wanted = {n for n, p in model.named_parameters() if p.requires_grad}
-    if set(trained) != wanted:
+        trained = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path}: unreadable ({reason})") from None
+    if set(trained) != _trainable(model):
         raise CheckpointError(f"{folder}: was made by a run with other trainable tensors")
-    model.load_state_dict(trained, strict=False)
+    options = StateDictOptions(full_state_dict=True, strict=False)
+    set_model_state_dict(model, trained, options=options)
+
+
+def _trainable(model: MultiStreamLM) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def warm_cosine(settings: OptimiserSettings, steps: int) -> Any:

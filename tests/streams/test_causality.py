@@ -1,20 +1,19 @@
 """The causality check: on small examples, and on the packs with violations planted apart."""
 
 import random
-import re
-from pathlib import Path
 
 import pytest
 
+from benchmarks.planting import plants
+from stretto.evals.items import find_source
 from stretto.streams.causality import Violation, check, chunks_needed
 from stretto.streams.examples import Example, load_examples
 from stretto.streams.quantities import quantities
 
-SCRATCH = Path("/work/scratch")
 PACKS = {
-    "gsm8k": SCRATCH / "dev/gsm8k_dev473.jsonl",
-    "pubmedqa": SCRATCH / "dev/pubmedqa_100.jsonl",
-    "proofwriter": SCRATCH / "dev/proofwriter_dev.jsonl",
+    "gsm8k": "gsm8k_dev473.jsonl",
+    "pubmedqa": "pubmedqa_100.jsonl",
+    "proofwriter": "proofwriter_dev.jsonl",
 }
 
 
@@ -87,49 +86,18 @@ def test_units_stand_for_their_numbers() -> None:
     assert 7.0 not in quantities("every hour")
 
 
-# Planting looks at digits alone and knows nothing of the check: a number that stands in a step not
-# as a result, in one chunk on, and nowhere before; and no number of a common unit or small count.
-_DIGITS = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+")
-_COMMON = {0, 1, 2, 3, 4, 5, 7, 8, 10, 12, 16, 24, 25, 30, 52, 60, 100, 365, 1000, 2000}
-_WORDS = {
-    w: i
-    for i, w in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    )
-} | {"ten": 10, "eleven": 11, "twelve": 12, "fifteen": 15, "twenty": 20, "thirty": 30}
-
-
-def _values(text: str) -> set[float]:
-    digits = {float(m.replace(",", "")) for m in _DIGITS.findall(text)}
-    return digits | {_WORDS[w] for w in re.findall("[a-z]+", text.lower()) if w in _WORDS}
-
-
-def _plants(item: Example) -> list[tuple[int, list[int]]]:
-    """Steps moved to before the first chunk that has one of their numbers, with the reads."""
-    plants = []
-    for i, step in enumerate(item.steps[:-1]):
-        for match in _DIGITS.finditer(step):
-            value = float(match[0].replace(",", ""))
-            at = next((j for j, c in enumerate(item.chunks) if value in _values(c)), 0)
-            said = any(value in _values(earlier) for earlier in item.steps[:i])
-            result = re.search(r"=\s*-?\$?\s*$", step[: match.start()])
-            if at and not said and not result and value not in _COMMON:
-                full = len(item.chunks)
-                plants.append((i, [at if k <= i else full for k in range(len(item.steps))]))
-    return plants
-
-
 def _pack(task: str, limit: int) -> list[Example]:
-    if not PACKS[task].is_file():
-        pytest.skip("the development pack is not unpacked here")
-    return load_examples(task, PACKS[task], limit=limit)
+    folder = find_source(None)
+    if folder is None:
+        pytest.skip("the development pack ../shared/data/dev.tar.xz is not here")
+    return load_examples(task, folder / PACKS[task], limit=limit)
 
 
 @pytest.mark.parametrize("task", ["gsm8k", "pubmedqa"])
 def test_finds_planted_violations(task: str) -> None:
-    plants = [(item, *plant) for item in _pack(task, 300) for plant in _plants(item)]
-    assert len(plants) > 100
-    found = [any(v.step == i for v in check(item, reads)) for item, i, reads in plants]
+    planted = [(item, *plant) for item in _pack(task, 300) for plant in plants(item)]
+    assert len(planted) > 100
+    found = [any(v.step == i for v in check(item, reads)) for item, i, reads in planted]
     # The few not found can be derived after all ("100 - 60 = 40%" where 40% is stated later on).
     assert sum(found) >= 0.99 * len(found)
     assert sum(random.Random(0).sample(found, 50)) == 50

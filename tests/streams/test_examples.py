@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from stretto.errors import InputError
+from stretto.evals.items import find_source
 from stretto.streams.causality import check
 from stretto.streams.examples import GENERATED, Example, demo_items, load_examples, task_names
 from stretto.streams.examples.proofwriter import derived_label
 from stretto.streams.grading import final_answer, is_correct
-
-SCRATCH = Path("/work/scratch")
 
 GSM8K = {
     "question": "Weng earns $12 an hour. She worked 50 minutes. How much did she earn?",
@@ -153,11 +152,11 @@ def test_demo_items() -> None:
         assert check(item, item.needs) == []
 
 
-@pytest.mark.parametrize("file", ["train/proofwriter_train.jsonl", "dev/proofwriter_dev.jsonl"])
-def test_derived_labels_agree(file: str) -> None:
-    path = SCRATCH / file
-    if not path.is_file():
-        pytest.skip("the pack is not unpacked here")
+def test_derived_labels_agree() -> None:
+    folder = find_source(None)
+    if folder is None:
+        pytest.skip("the development pack ../shared/data/dev.tar.xz is not here")
+    path = folder / "proofwriter_dev.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = random.Random(0).sample(rows, 100)
     labels = {"A": "true", "B": "false", "C": "unknown"}
