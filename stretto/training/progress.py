@@ -1,9 +1,8 @@
 """What a person sees of a training run, and what is written to its events."""
 
-import os
 import sys
 import time
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,9 +12,12 @@ from stretto.runs import Run
 
 
 class ProgressCallback(TrainerCallback):
-    """A progress bar with tokens/s and time left on a terminal, plain lines elsewhere."""
+    """A progress bar with tokens/s and time left on a terminal, plain lines elsewhere.
 
-    def __init__(self, run: Run, steps: int) -> None:
+    Without a run (in all processes but the first) it is quiet. Leaving the context ends the bar.
+    """
+
+    def __init__(self, run: Run | None, steps: int) -> None:
         self._run = run
         self._console = Console(file=sys.stderr)
         self._bar = Progress(
@@ -26,7 +28,7 @@ class ProgressCallback(TrainerCallback):
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal or os.environ.get("RANK", "0") != "0",
+            disable=run is None or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=steps)
         self._last = time.monotonic()
@@ -43,7 +45,7 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Write the losses to the events and, in short, for a person."""
-        if not state.is_world_process_zero or not logs:
+        if self._run is None or not logs:
             return
         logs = dict(logs)
         now = time.monotonic()
@@ -66,6 +68,9 @@ class ProgressCallback(TrainerCallback):
                 highlight=False,
             )
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Leave the terminal as it was."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it was, whatever has happened."""
         self._bar.stop()

@@ -1,6 +1,9 @@
 """A training run from recipe to checkpoint: data, model, trainer, run folder, resume."""
 
-import os
+import hashlib
+import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,14 @@ from stretto.errors import CheckpointError, ConfigError, InputError
 from stretto.models.checkpoint import load, save
 from stretto.models.wrapper import MultiStreamLM
 from stretto.runs import Run, flatten
-from stretto.streams import Cells
+from stretto.streams import IGNORE, Cells
 from stretto.streams.build import Sample, Shards, load_shards
 from stretto.streams.packing import num_too_long, pack
 from stretto.training.config import TrainConfig
 from stretto.training.curves import plot_losses
+from stretto.training.distribution import processes, rank
 from stretto.training.progress import ProgressCallback
-from stretto.training.trainer import PackDataset, StreamTrainer
+from stretto.training.trainer import PackDataset, StreamTrainer, checkpoint_step
 
 
 def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False) -> Path:
@@ -29,52 +33,65 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
         config: what to do.
         output: run folder; checkpoints go under ``checkpoints/``, the result to ``model/``.
         data: folder that ``stretto data build`` wrote.
-        resume: go on from the last checkpoint of this folder; the loss curve is the same as
-            that of an unbroken run.
+        resume: go on from the last checkpoint of this folder (from the start where there is
+            none yet); the loss curve is the same as that of an unbroken run.
 
     Returns:
         the folder of the finished checkpoint.
 
     Raises:
-        ConfigError: the run to be resumed had other settings, or has no checkpoint yet.
+        ConfigError: the run to be resumed had other settings, data or number of processes.
         CheckpointError, InputError: model, data or run folder cannot be read.
     """
-    run = _open_run(output, config, resume)
+    args = _arguments(config, output)
     set_seed(config.seed)
     shards = load_shards(data)
     model = build_model(config, shards)
     training, held_out = _split(shards.samples, config)
-    packs = _packs(training, config)
+    packs, held_out_packs = _packs(training, config), _packs(held_out, config)
+    if not packs:
+        raise InputError(f"{data}: no sample has at most {config.pack_cells} cells (pack_cells)")
+    origin = {"data": _fingerprint(shards), "processes": processes()}
+    run = _open_run(output, config, origin, resume)
+    last = _last_checkpoint(output) if resume else None
+    progress = ProgressCallback(run, config.steps)
     trainer = StreamTrainer(
         model,
         config,
-        _arguments(config, output),
+        args,
         train_dataset=PackDataset(packs),
-        eval_dataset=PackDataset(_packs(held_out, config)) if held_out else None,
-        callbacks=[ProgressCallback(run, config.steps)],
+        eval_dataset=_even(held_out_packs, config.packs_per_batch * processes()),
+        callbacks=[progress],
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
-    too_long = num_too_long([len(s.cells) for s in training], config.pack_cells)
-    _describe(run, model, packs, samples=len(training), too_long=too_long)
-    last = _last_checkpoint(output) if resume else None
+    if run is not None:
+        too_long = num_too_long([len(s.cells) for s in training], config.pack_cells)
+        done = checkpoint_step(last) if last else 0
+        about = {"samples": len(training), "too_long": too_long, "resumed_at": done, **origin}
+        _describe(run, model, packs, about)
     folder = output / "model"
-    with run:
+    with progress, run or nullcontext():
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-        final = trainer.last_evaluation or trainer.evaluate()
-        if trainer.is_world_process_zero():
+        final = trainer.evaluate()
+        state = trainer.trained_state() if trainer.is_fsdp_enabled else None
+        if run is not None:
+            if state is not None:  # the model is in shards; put the whole into a new one
+                model = build_model(config, shards, device="cpu")
+                model.load_state_dict(state, strict=False)
             save(model, folder, adapter_dtype=torch.bfloat16)
             run.write_metrics(final)
             plot_losses(run, output / "losses.png")
     return folder
 
 
-def build_model(config: TrainConfig, shards: Shards) -> MultiStreamLM:
+def build_model(config: TrainConfig, shards: Shards, device: str = "auto") -> MultiStreamLM:
     """The model to be trained, with adapters in place.
 
     Raises:
         CheckpointError: the shards were made for another vocabulary.
     """
     options: dict[str, Any] = {"streams": shards.streams, "mask_rule": config.mask_rule}
+    options["device"] = device
     # Full fine-tuning keeps float32 weights under bf16 autocast; a frozen base needs no copy.
     frozen_bf16 = config.tune == "lora" and config.dtype == "bfloat16"
     dtype = torch.bfloat16 if frozen_bf16 else torch.float32
@@ -102,29 +119,42 @@ def build_model(config: TrainConfig, shards: Shards) -> MultiStreamLM:
     return model
 
 
-def _open_run(output: Path, config: TrainConfig, resume: bool) -> Run:
-    # Of several processes each keeps events of its own; those of the first are the run's.
-    rank = int(os.environ.get("RANK", "0"))
-    folder = output / "ranks" / str(rank) if rank else output
+def _open_run(
+    output: Path, config: TrainConfig, origin: dict[str, Any], resume: bool
+) -> Run | None:
+    """The run folder; None in all processes but the first, which alone writes to it."""
     if not resume:
-        return Run.create(folder, config, kind="train")
-    run = Run.open(folder)
+        return Run.create(output, config, kind="train") if rank() == 0 else None
+    run = Run.open(output)
     before, now = flatten(run.config()), flatten(dump(config))
+    start = next(run.events("start"), {})
+    before |= {key: start.get(key, value) for key, value in origin.items()}
+    now |= origin
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise ConfigError(f"{output}: cannot resume with another {', '.join(changed)}")
-    return run
+    return run if rank() == 0 else None
 
 
-def _last_checkpoint(output: Path) -> Path:
-    found = sorted(
-        output.glob("checkpoints/checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])
-    )
+def _fingerprint(shards: Shards) -> str:
+    """What tells data apart that were built under the same name."""
+    files = json.dumps(shards.manifest["files"], sort_keys=True)
+    return hashlib.sha256(files.encode()).hexdigest()[:16]
+
+
+def _last_checkpoint(output: Path) -> Path | None:
+    """The newest whole checkpoint; None where the run was stopped before its first."""
+    whole = filter(_is_whole, output.glob("checkpoints/checkpoint-*"))
+    return max(whole, key=checkpoint_step, default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
     # trainer_state.json is what Trainer writes last; without it the save was cut short.
-    whole = [path for path in found if (path / "trainer_state.json").exists()]
-    if not whole:
-        raise ConfigError(f"{output}: no complete checkpoint to resume from; start anew")
-    return whole[-1]
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _split(samples: list[Sample], config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
@@ -141,6 +171,17 @@ def _split(samples: list[Sample], config: TrainConfig) -> tuple[list[Sample], li
 def _packs(samples: list[Sample], config: TrainConfig) -> list[list[Cells]]:
     groups = pack([len(s.cells) for s in samples], config.pack_cells, seed=config.seed)
     return [[samples[i].cells for i in group] for group in groups]
+
+
+def _even(packs: list[list[Cells]], multiple: int) -> PackDataset | None:
+    """Packs filled up with ones that have no labels, so that no process repeats one to keep step.
+
+    They add nothing to losses and counts.
+    """
+    if not packs:
+        return None
+    mute = [replace(cells, labels=np.full_like(cells.labels, IGNORE)) for cells in packs[0]]
+    return PackDataset([*packs, *[mute] * (-len(packs) % multiple)])
 
 
 def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
@@ -170,13 +211,12 @@ def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
 
 
 def _describe(
-    run: Run, model: MultiStreamLM, packs: list[list[Cells]], *, samples: int, too_long: int
+    run: Run, model: MultiStreamLM, packs: list[list[Cells]], about: dict[str, Any]
 ) -> None:
     cells = sum(len(table) for group in packs for table in group)
     run.event(
         "start",
-        samples=samples,
-        too_long=too_long,
+        **about,
         packs=len(packs),
         cells=cells,
         cells_per_pack=round(cells / len(packs), 1),

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
@@ -20,6 +21,7 @@ from stretto.models.batch import StreamBatch
 from stretto.models.wrapper import MultiStreamLM
 from stretto.streams import IGNORE, Cells
 from stretto.training.config import OptimiserSettings, TrainConfig
+from stretto.training.distribution import check_sharding
 from stretto.training.stream_loss import StreamLoss, loss_report, stream_loss
 
 _TRAINED = "trained.pt"
@@ -52,10 +54,15 @@ class StreamTrainer(Trainer):
     ) -> None:
         self.lm = model
         self.run_config = config
-        self.last_evaluation: dict[str, float] = {}
+        self._evaluation: tuple[int, dict[str, float]] = (-1, {})
+        self._saved_at = -1
         self._totals_device = args.device
         self._reset_totals()
+        # What FSDP shards layer by layer; it looks for this where Hugging Face models have it.
+        untyped: Any = model
+        untyped._no_split_modules = model.base._no_split_modules
         super().__init__(model=model, args=args, data_collator=collate, **options)
+        check_sharding(self.accelerator)
 
     def compute_loss(
         self,
@@ -106,9 +113,15 @@ class StreamTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Losses on the held-out samples, by stream and kind."""
+        """Losses on the held-out samples, by stream and kind; none where there are none.
+
+        Trainer asks twice after the last step; the answer is remembered.
+        """
         if self.eval_dataset is None:
             return {}
+        step, report = self._evaluation
+        if step == self.state.global_step:
+            return report
         sums, counts = torch.zeros_like(self._sums), torch.zeros_like(self._counts)
         model: Any = self.model
         model.eval()
@@ -121,9 +134,7 @@ class StreamTrainer(Trainer):
         sums, counts = self._of_all_ranks(sums), self._of_all_ranks(counts)
         report = {f"eval_{k}": v for k, v in loss_report(sums, counts, self.lm.streams).items()}
         self.log(report)
-        # Trainer evaluates by itself at the last step if that is a multiple of eval_every.
-        done = self.state.global_step >= self.run_config.steps
-        self.last_evaluation = report if done else {}
+        self._evaluation = (self.state.global_step, report)
         return report
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -157,27 +168,36 @@ class StreamTrainer(Trainer):
     # Checkpoints hold what is trained, not the base.
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Whole trained tensors on the CPU, by name in the model.
+        """Trained tensors by name, whole and on the CPU.
 
-        Where weights are sharded every process must call this, and only the first gets them.
+        Where FSDP has them in shards, all processes must call this together.
         """
-        if self.is_fsdp_enabled:
-            return self._trained_of(self.accelerator.get_state_dict(self.model))
-        return self._trained_of(self.lm.state_dict())
+        named = [(n, p.detach()) for n, p in self.lm.named_parameters() if p.requires_grad]
+        return {n: (t.full_tensor() if isinstance(t, DTensor) else t).cpu() for n, t in named}
 
-    def _trained_of(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        wanted = _trainable(self.lm)
-        return {n: t.detach().cpu() for n, t in state_dict.items() if n in wanted}
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Trainer asks twice after the last step. Writing over a whole checkpoint would leave none
+        # to resume from if it was killed meanwhile.
+        if self._saved_at != self.state.global_step:
+            super()._save_checkpoint(model, trial)
+            self._saved_at = self.state.global_step
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(self._trained_of(state_dict or self.lm.state_dict()), folder / _TRAINED)
+        trained = self.trained_state()
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(trained, folder / _TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self.lm, Path(resume_from_checkpoint))
+        folder = Path(resume_from_checkpoint)
+        load_trained(self.lm, folder)
+        self._saved_at = checkpoint_step(folder)
+
+
+def checkpoint_step(folder: Path) -> int:
+    """Optimiser steps behind a Trainer checkpoint, from its name."""
+    return int(folder.name.rpartition("-")[2])
 
 
 def load_trained(model: MultiStreamLM, folder: Path) -> None:
@@ -194,14 +214,10 @@ def load_trained(model: MultiStreamLM, folder: Path) -> None:
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path}: unreadable ({reason})") from None
-    if set(trained) != _trainable(model):
+    if set(trained) != {name for name, p in model.named_parameters() if p.requires_grad}:
         raise CheckpointError(f"{folder}: was made by a run with other trainable tensors")
     options = StateDictOptions(full_state_dict=True, strict=False)
     set_model_state_dict(model, trained, options=options)
-
-
-def _trainable(model: MultiStreamLM) -> set[str]:
-    return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def warm_cosine(settings: OptimiserSettings, steps: int) -> Any:
