@@ -1,5 +1,7 @@
 """``stretto train``: tune a model from a recipe."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,29 +31,53 @@ def train(
         source: folder with the raw data sets, for building.
         resume: go on from the last checkpoint in the run folder.
         set_: change a setting, as in `--set optimiser.learning_rate=1e-4`; may be repeated.
-        dry_run: check everything and print the settings, without training.
+        dry_run: check the recipe and print all its settings as YAML, without training.
     """
+    import yaml
+
     from stretto.config import dump
     from stretto.training.config import load_recipe
+    from stretto.training.distribution import rank
 
     config = load_recipe(recipe, set_ or ())
     output = output or Path("runs") / f"train-{Path(recipe).stem}"
     if dry_run:
-        console.print(dump(config))
+        print(yaml.safe_dump(dump(config), sort_keys=False), end="")
         return
     data = data or _built(config.data, config.base, source, output / "data", config.seed)
 
     from stretto.training.run import train as run_training
 
-    folder = run_training(config, output, data=data, resume=resume)
-    console.print(f"checkpoint: {folder}", highlight=False)
+    try:
+        folder = run_training(config, output, data=data, resume=resume)
+    except KeyboardInterrupt:
+        if not (output / "events.jsonl").exists():
+            raise  # nothing has begun that could go on
+        if rank() == 0:
+            print(f"stretto: interrupted; go on with: {_resuming(sys.argv[1:])}", file=sys.stderr)
+        sys.exit(130)
+    if rank() == 0:
+        console.print(f"checkpoint: {folder}", highlight=False)
+
+
+def _resuming(arguments: list[str]) -> str:
+    """The command that goes on with a run begun by these arguments."""
+    more = [] if "--resume" in arguments else ["--resume"]
+    return shlex.join(["stretto", *arguments, *more])
 
 
 def _built(data: str, base: str, source: Path | None, folder: Path, seed: int) -> Path:
     """The shards of a data recipe: an existing folder, or built now."""
+    from stretto.training.distribution import processes
+
     for candidate in (Path(data), folder):
         if (candidate / "manifest.json").exists():
             return candidate
+    if processes() > 1:
+        raise ConfigError(
+            f"data recipe {data!r} is not built: run `stretto data build` first, and give --data "
+            "DIR to all processes"
+        )
     if source is None:
         raise ConfigError(
             f"data recipe {data!r} is not built: give --source DIR with the raw data sets, or "

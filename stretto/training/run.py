@@ -23,7 +23,7 @@ from stretto.training.config import TrainConfig
 from stretto.training.curves import plot_losses
 from stretto.training.distribution import processes, rank
 from stretto.training.progress import ProgressCallback
-from stretto.training.trainer import PackDataset, StreamTrainer, checkpoint_step
+from stretto.training.trainer import PackDataset, StreamTrainer, checkpoint_step, load_trained
 
 
 def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False) -> Path:
@@ -64,14 +64,18 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
         callbacks=[progress],
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
+    done = checkpoint_step(last) if last else 0
     if run is not None:
         too_long = num_too_long([len(s.cells) for s in training], config.pack_cells)
-        done = checkpoint_step(last) if last else 0
         about = {"samples": len(training), "too_long": too_long, "resumed_at": done, **origin}
         _describe(run, model, packs, about)
     folder = output / "model"
     with progress, run or nullcontext():
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        if last is not None and done >= config.steps:  # Trainer would take another step
+            load_trained(model, last)
+            trainer.state.global_step = done
+        else:
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
         final = trainer.evaluate()
         state = trainer.trained_state() if trainer.is_fsdp_enabled else None
         if run is not None:

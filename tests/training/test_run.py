@@ -14,12 +14,16 @@ import yaml
 from safetensors.torch import load_file
 
 from stretto.config import dump
-from stretto.errors import CheckpointError, ConfigError
+from stretto.errors import CheckpointError, ConfigError, InputError
 from stretto.models import MultiStreamLM
 from stretto.runs import Run
+from stretto.streams.build import Recipe, Source, build
 from stretto.training.run import train
 from stretto.training.trainer import VECTORS
+from tests.streams.bpe_codec import bpe_codec
 from tests.training.small import losses, prepare
+
+VECTOR_FILE = "stretto.safetensors"
 
 
 @pytest.mark.parametrize("tune", ["lora", "full"])
@@ -70,10 +74,10 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(tmp_path: Path) -> 
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
         _kill_after(process, broken, step=5)
-    # A checkpoint whose saving the kill cut short has no trainer_state.json; it must not be taken.
+    # A checkpoint whose saving the kill cut short has no whole trainer_state.json; it is not taken.
     torn = broken / "checkpoints" / "checkpoint-9"
     torn.mkdir(exist_ok=True)
-    (torn / "trainer_state.json").unlink(missing_ok=True)
+    (torn / "trainer_state.json").write_text('{"global_step": 9, "log_h')
     with pytest.raises(ConfigError, match="another silence_weight"):
         train(replace(config, silence_weight=0.5), broken, data=tmp_path / "data", resume=True)
     resumed = train(config, broken, data=tmp_path / "data", resume=True)
@@ -95,11 +99,71 @@ def _kill_after(process: subprocess.Popen[bytes], output: Path, step: int) -> No
     assert process.wait() == -signal.SIGKILL
 
 
-def test_resuming_needs_a_run_and_a_checkpoint(tmp_path: Path) -> None:
-    config = prepare(tmp_path)
-    Run.create(tmp_path / "empty", config, kind="train")
-    with pytest.raises(ConfigError, match="no complete checkpoint"):
-        train(config, tmp_path / "empty", data=tmp_path / "data", resume=True)
+def test_a_run_stopped_before_its_first_checkpoint_resumes_from_the_start(tmp_path: Path) -> None:
+    config = prepare(tmp_path, steps=2)
+    with pytest.raises(InputError, match="not a run folder"):
+        train(config, tmp_path / "run", data=tmp_path / "data", resume=True)
+    Run.create(tmp_path / "run", config, kind="train")
+    train(config, tmp_path / "run", data=tmp_path / "data", resume=True)
+    train(config, tmp_path / "fresh", data=tmp_path / "data")
+    assert losses(tmp_path / "run") == losses(tmp_path / "fresh")
+
+
+def test_other_data_of_the_same_name_are_not_resumed_with(tmp_path: Path) -> None:
+    config = prepare(tmp_path, steps=2)
+    train(config, tmp_path / "run", data=tmp_path / "data")
+    recipe = Recipe(sources=(Source(task="chain_sum", set="read", count=60),))
+    build(recipe, tmp_path / "data", codec=bpe_codec(), seed=1)
+    with pytest.raises(ConfigError, match="another data"):
+        train(config, tmp_path / "run", data=tmp_path / "data", resume=True)
+
+
+def test_a_finished_run_resumes_without_another_step(tmp_path: Path) -> None:
+    config = prepare(tmp_path, steps=3, eval_every=3)
+    first = load_file(train(config, tmp_path / "run", data=tmp_path / "data") / VECTOR_FILE)
+    run = Run.open(tmp_path / "run")
+    assert [e["step"] for e in run.events("log") if "eval_content" in e] == [3]
+    # Trainer wants to save twice after the last step; that would put the checkpoint at risk.
+    saved = tmp_path / "run" / "checkpoints" / "checkpoint-3" / "trained.pt"
+    before = saved.stat().st_mtime_ns
+    again = train(config, tmp_path / "run", data=tmp_path / "data", resume=True)
+    assert saved.stat().st_mtime_ns == before
+    second = load_file(again / VECTOR_FILE)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_held_out_losses_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    config = prepare(tmp_path, steps=1, eval_every=1, pack_cells=120, packs_per_batch=1)
+    config = replace(config, optimiser=replace(config.optimiser, learning_rate=0.0))
+    config = replace(config, optimiser=replace(config.optimiser, vector_learning_rate=0.0))
+    for packs in (1, 4):  # the last batch of 4 is filled up
+        config = replace(config, packs_per_batch=packs)
+        train(config, tmp_path / str(packs), data=tmp_path / "data")
+    one, four = losses(tmp_path / "1"), losses(tmp_path / "4")
+    assert one[1, "eval_content"] == pytest.approx(four[1, "eval_content"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"pack_cells": 3}, "no sample has at most 3 cells"), ({"holdout": 60}, "holdout is 60")],
+)
+def test_data_that_do_not_suffice_leave_no_run_folder(
+    tmp_path: Path, changes: dict[str, int], message: str
+) -> None:
+    config = prepare(tmp_path, **changes)
+    with pytest.raises(InputError, match=message):
+        train(config, tmp_path / "run", data=tmp_path / "data")
+    assert not (tmp_path / "run" / "events.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn"])
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
+    config = prepare(tmp_path, steps=2)
+    train(config, tmp_path / "run", data=tmp_path / "data")
+    (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "trained.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"trained\.pt: unreadable") as caught:
+        train(config, tmp_path / "run", data=tmp_path / "data", resume=True)
+    assert "\n" not in str(caught.value)
 
 
 def test_data_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
