@@ -51,10 +51,8 @@ def train(
     try:
         folder = run_training(config, output, data=data, resume=resume)
     except KeyboardInterrupt:
-        if not (output / "events.jsonl").exists():
-            raise  # nothing has begun that could go on
         if rank() == 0:
-            print(f"stretto: interrupted; go on with: {_resuming(sys.argv[1:])}", file=sys.stderr)
+            print(f"stretto: interrupted; go on with {_resuming(sys.argv[1:])}", file=sys.stderr)
         sys.exit(130)
     if rank() == 0:
         console.print(f"checkpoint: {folder}", highlight=False)

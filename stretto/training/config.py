@@ -22,11 +22,6 @@ class LoraSettings:
     rank: int = 16
     alpha: int = 32
 
-    def __post_init__(self) -> None:
-        for name in ("rank", "alpha"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"lora.{name}: must be at least 1, got {getattr(self, name)}")
-
 
 @dataclass(frozen=True)
 class OptimiserSettings:
@@ -49,16 +44,6 @@ class OptimiserSettings:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
-
-    def __post_init__(self) -> None:
-        rates = ("learning_rate", "vector_learning_rate", "warmup_steps", "weight_decay")
-        for name in (*rates, "max_grad_norm"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"optimiser.{name}: must not be negative")
-        if not 0 <= self.final_fraction <= 1:
-            raise ConfigError("optimiser.final_fraction: between 0 and 1")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError("optimiser.betas: from 0 to below 1")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ switch is thrown here; all the rest (sharding, gathering, saving, loading) is wh
 
 from typing import Any
 
-import torch.distributed.fsdp as fsdp
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-_init, _shard = AcceleratorState.__init__, fsdp.fully_shard
+_init = AcceleratorState.__init__
 
 
 def _with_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **options: Any) -> None:
@@ -20,14 +19,7 @@ def _with_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **options: Any) -
         self.fsdp_plugin = fsdp_plugin
 
 
-def _told(module: Any, **options: Any) -> Any:
-    """Tell which modules are sharded, so that a test can see that layers are."""
-    print("sharded:", type(module).__name__)
-    return _shard(module, **options)
-
-
 AcceleratorState.__init__ = _with_fsdp  # type: ignore[method-assign]
-fsdp.fully_shard = _told  # type: ignore[assignment]
 
 if __name__ == "__main__":
     from stretto.cli import main
