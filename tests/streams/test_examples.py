@@ -79,7 +79,7 @@ def test_t0(tmp_path: Path) -> None:
         ("Process:\n- rain\nQuestion:\nsuppose it rains, then what.\n- A: more\n- B: less",
          "Question: suppose it rains, then what."),
         ("It is red. Which colour is it?\n\nPossible answers: red, blue", "Which colour is it?"),
-        ("It is red.\nWhich is it?\nA. red\nB. blue\n", "Which is it?"),
+        ("It is red.\nWhich  is it?\nA. red\nB. blue\n", "Which is it?"),
         ("It is red.\nAnswer this:\nWhich is it?\nAnswer:", "Answer this: Which is it?"),
         ('It is. Given "Is it?", is "no" right?', 'Given "Is it?", is "no" right?'),
         ("It is. Question: It was. True or False?", "True or False?"),

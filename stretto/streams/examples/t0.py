@@ -32,7 +32,7 @@ def parse(row: dict[str, Any]) -> Example | None:
     if not completion or len(prompt.split()) > _MAX_WORDS or len(completion.split()) > 40:
         return None
     question, rest = split_question(row["prompt"])
-    parts = [question] if question else []
+    parts = [" ".join(question.split())] if question else []
     chunks = join_chunks([*parts, *sentences(" ".join(rest.split()))])
     digest = hashlib.sha1(f"{prompt}\0{completion}".encode()).hexdigest()[:10]
     return Example(
