@@ -120,7 +120,7 @@ def record(session: "Session", job: Job, codec: StreamCodec) -> Record:
     content = [r for r in session.rows if r.tokens.get(output, special[0]) not in special]
     text = codec.decode(table.column(output))
     lenient = job.system.lenient
-    predicted = final_answer(text, lenient=lenient) or ""
+    predicted = final_answer(text, task=job.item.task, lenient=lenient) or ""
     tokens = len(codec.encode(text_of(job.item)))
     return Record(
         system=job.system.name,
@@ -128,7 +128,7 @@ def record(session: "Session", job: Job, codec: StreamCodec) -> Record:
         item=job.item.id,
         rate=job.rate,
         lag=job.lag,
-        correct=is_correct(text, job.item.answer, lenient=lenient),
+        correct=is_correct(text, job.item.answer, task=job.item.task, lenient=lenient),
         answered=bool(predicted),
         predicted=predicted,
         text=text,

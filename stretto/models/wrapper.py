@@ -23,6 +23,8 @@ from stretto.models.cache import StreamCache
 from stretto.models.masks import Keys, MaskRule, additive, block_mask, check_rule, dense_mask
 from stretto.streams import SpecialIds, StreamSet
 
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
 
 @dataclass(frozen=True)
 class LMOutput:
@@ -61,10 +63,17 @@ class MultiStreamLM(nn.Module):
         base_name: str = "",
         sets: dict[str, StreamSet] | None = None,
     ) -> None:
+        """Put streams on a base model.
+
+        Raises:
+            CheckpointError: the base is no decoder that can read rows: it has no language head,
+                recurrent layers, or no rotary positions.
+        """
         super().__init__()
         head = getattr(base, "get_output_embeddings", lambda: None)()
         if not hasattr(base, "get_decoder") or head is None:
             raise CheckpointError(f"{type(base).__name__} is not a decoder with a language head")
+        _refuse_unfit(base)
         self.base: Any = base  # PEFT wraps it in place
         self.streams = streams
         self.sets = dict(sets or {})
@@ -179,7 +188,7 @@ class MultiStreamLM(nn.Module):
 
         window = getattr(self.config, "sliding_window", None)
         types = set(getattr(self.config, "layer_types", None) or ())
-        if types == {"full_attention", "sliding_attention"}:
+        if types == _LAYER_TYPES:
             return {"full_attention": build(None), "sliding_attention": build(window)}
         return build(None if types == {"full_attention"} else window)
 
@@ -222,3 +231,27 @@ class MultiStreamLM(nn.Module):
         from stretto.models.checkpoint import save
 
         save(self, Path(path))
+
+
+def _refuse_unfit(base: PreTrainedModel) -> None:
+    """Only attention over rotary positions lets the cells of a row be read side by side.
+
+    Raises:
+        CheckpointError: a layer keeps a state that runs from token to token, attends in a way that
+            the masks do not cover, or no layer has rotary positions.
+    """
+    name = type(base).__name__
+    others = set(getattr(base.config, "layer_types", None) or ()) - _LAYER_TYPES
+    is_recurrent = getattr(base, "_is_stateful", False) or "linear_attention" in others
+    if is_recurrent or others:
+        kind = "recurrent" if is_recurrent else " and ".join(sorted(others))
+        raise CheckpointError(
+            f"{name} has {kind} layers, which cannot read the streams of a row side by side: take "
+            "a decoder with full or sliding-window attention in every layer"
+        )
+    has_rotary = any("Rotary" in type(module).__name__ for module in base.modules())
+    if not has_rotary or getattr(base.config, "alibi", False):
+        raise CheckpointError(
+            f"{name} has no module for rotary positions, so the streams of a row cannot share one: "
+            "take a decoder that has it, such as Llama, Qwen or Gemma"
+        )

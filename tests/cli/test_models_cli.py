@@ -6,6 +6,7 @@ from safetensors.numpy import save_file
 
 from stretto import cli
 from stretto.models import store
+from stretto.models.manifest import MANIFEST, write_manifest
 
 
 def call(*arguments: str) -> int:
@@ -26,12 +27,7 @@ def cached(tmp_path, monkeypatch):
     config = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 30}
     (folder / "config.json").write_text(json.dumps(config))
     model = store._MODELS["smollm2-135m"]
-    listing = {
-        path.name: {"bytes": path.stat().st_size, "sha256": store.sha256(path)}
-        for path in folder.iterdir()
-    }
-    manifest = {"wheel_sha256": model.wheel_sha256, "licence": model.licence, "files": listing}
-    (folder / store.MANIFEST).write_text(json.dumps(manifest))
+    write_manifest(folder, {"wheel_sha256": model.wheel_sha256, "licence": model.licence})
     return folder
 
 
@@ -88,6 +84,6 @@ def test_show_verify_finds_damage_of_the_same_size(cached, capsys):
 
 
 def test_show_of_what_is_not_here(cached, capsys):
-    (cached / store.MANIFEST).unlink()
+    (cached / MANIFEST).unlink()
     assert call("show", "smollm2-135m") == 2
     assert "manifest.json: missing or damaged" in capsys.readouterr().err

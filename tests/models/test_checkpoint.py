@@ -12,6 +12,7 @@ from stretto.engine import Engine
 from stretto.engine.testing import random_table, tiny_codec, tiny_lm
 from stretto.errors import CheckpointError
 from stretto.models import MultiStreamLM, StreamBatch, load_codec
+from stretto.models.store import verify
 from stretto.streams import AUDIT, READ, SINGLE, townhall
 
 
@@ -77,6 +78,16 @@ def test_saving_replaces_what_is_there(base: Path, tmp_path: Path) -> None:
     lm.save_pretrained(tmp_path / "out")
     assert load(tmp_path / "out").stream_embedding.abs().max() == 0
     assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_saved_files_have_checksums(base: Path, tmp_path: Path, lora: bool) -> None:
+    folder = tmp_path / "out"
+    trained(base, lora=lora).save_pretrained(folder)
+    assert verify(str(folder)) == len(list(folder.iterdir())) - 1
+    (folder / "stretto.safetensors").write_bytes(b"other")
+    with pytest.raises(CheckpointError, match=r"stretto\.safetensors: missing or damaged"):
+        verify(str(folder))
 
 
 def test_an_engine_loads_base_and_checkpoint(base: Path, tmp_path: Path) -> None:

