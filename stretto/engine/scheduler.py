@@ -55,3 +55,5 @@ class Scheduler:
             if session.finish_reason is None:
                 session.line = self._backend.open()
                 self._active.append(session)
+        # Neighbouring lines in order are read in place by the cache; others would be copied.
+        self._active.sort(key=lambda session: session.line or 0)
