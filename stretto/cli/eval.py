@@ -32,6 +32,7 @@ def efficiency(
     lags: Annotated[list[str] | None, Many] = None,
     lag: str = "1",
     limit: int = 50,
+    goal_limit: int | None = None,
     source: Path | None = None,
     model: str = "stretto-smollm2-135m",
     baseline: str = "stretto-smollm2-135m-single",
@@ -59,6 +60,8 @@ def efficiency(
         lags: dial positions of the frontier: 0, 1, 2, 3, all (default: all five).
         lag: dial position of read and audit.
         limit: items per task; 0 for the full lists.
+        goal_limit: the same for single and for read at 20 tokens/s, which the goals compare
+            (default: --limit).
         source: unpacked development pack (default: ../shared/data/dev.tar.xz, if it is there).
         model: multi-stream model: name or folder.
         baseline: single-stream tuned model.
@@ -86,6 +89,7 @@ def efficiency(
         lags=tuple(lags or LAGS),
         lag=lag,
         limit=limit,
+        goal_limit=goal_limit,
         source=str(folder or ""),
         model=model,
         baseline=baseline,

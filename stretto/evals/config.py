@@ -25,6 +25,8 @@ class EfficiencyConfig:
         frontier_rate: arrival rate of the frontier.
         goal_rate: arrival rate at which the goals are looked at.
         limit: items per task; 0 for all there are (500 of a generated family).
+        goal_limit: the same for what the goals compare: ``single``, and ``read`` at ``goal_rate``
+            and ``lag``; None for ``limit``.
         source: unpacked development pack; empty for generated tasks only.
         model, baseline, base: multi-stream, tuned single-stream and un-tuned model.
         batch: sessions that share a forward pass.
@@ -46,6 +48,7 @@ class EfficiencyConfig:
     frontier_rate: str = "20"
     goal_rate: str = "20"
     limit: int = 50
+    goal_limit: int | None = None
     source: str = ""
     model: str = "stretto-smollm2-135m"
     baseline: str = "stretto-smollm2-135m-single"
@@ -72,10 +75,23 @@ class EfficiencyConfig:
         for name, least in counts.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: must be at least {least}, got {getattr(self, name)}")
+        if self.goal_limit is not None and not _at_least(self.goal_limit, self.limit):
+            raise ConfigError(
+                f"goal_limit: must be at least limit ({self.limit or 'all'}), got {self.goal_limit}"
+            )
+
+    def is_goal(self, system: str, rate: str, lag: str) -> bool:
+        """Whether the goals compare this condition."""
+        return system == "single" or (system, rate, lag) == ("read", self.goal_rate, self.lag)
 
     def models(self) -> dict[str, str]:
         """Model name by role."""
         return {"model": self.model, "baseline": self.baseline, "base": self.base}
+
+
+def _at_least(a: int, b: int) -> bool:
+    """For limits, of which 0 is the largest."""
+    return a == 0 or (a >= b > 0)
 
 
 def _known(what: str, names: tuple[str, ...], choices: tuple[str, ...]) -> None:

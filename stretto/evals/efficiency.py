@@ -77,7 +77,7 @@ def run_efficiency(
         Job(system, item, rate, lag)
         for system, rate, lag in conditions(config)
         for task in config.tasks
-        for item in items[task]
+        for item in _share(items[task], config, is_goal=config.is_goal(system.name, rate, lag))
     ]
     walls = [] if config.latency else _wall_jobs(jobs, config)
     checked = {tuple(e["key"]) for e in run.events("wall")}
@@ -198,6 +198,11 @@ def _wall_event(
         "wall_rows": wall.delay_rows,
         "same": wall.text == virtual.text,
     }
+
+
+def _share(items: list[Example], config: EfficiencyConfig, *, is_goal: bool) -> list[Example]:
+    """The items of a condition: all that were loaded for the goals, perhaps fewer elsewhere."""
+    return items if is_goal or not config.limit else items[: config.limit]
 
 
 def _saved_latency(run: Run) -> LatencyTable | None:

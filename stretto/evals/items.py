@@ -92,7 +92,8 @@ def load_items(config: EfficiencyConfig) -> tuple[dict[str, list[Example]], list
     items, remarks = {}, []
     for task in config.tasks:
         generated = task in GENERATED
-        limit = config.limit or _FULL.get(task, _FULL_GENERATED)
+        most = config.limit if config.goal_limit is None else config.goal_limit
+        limit = most or _FULL.get(task, _FULL_GENERATED)
         path = None if generated else Path(config.source) / _FILES[task]
         items[task] = load_examples(task, path, limit=limit, split="dev")
         if len(items[task]) < limit:

@@ -180,7 +180,9 @@ _EXPLAIN_FRONTIER = (
 def _introduction(report: Report) -> list[str]:
     config, facts = report.config, report.facts
     state = "" if report.finished else " **Not finished: figures are of what is there.**"
-    items = f"{config.limit} items a task" if config.limit else "all items"
+    items = _items(config.limit)
+    if config.goal_limit is not None:
+        items = f"{_items(config.goal_limit)} where goals compare, {items} elsewhere"
     known = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "command")
     parts = [
         f"Models: `{config.model}` (read, audit, prefilled), `{config.baseline}` (single), "
@@ -189,6 +191,10 @@ def _introduction(report: Report) -> list[str]:
         f"Command: `{facts.get('command', 'unknown')}`. {known}.",
     ]
     return parts + ["\n".join(f"- {text}" for text in report.remarks)] * bool(report.remarks)
+
+
+def _items(limit: int) -> str:
+    return f"{limit} items a task" if limit else "all items"
 
 
 def instant_remark(found: Sequence[Line]) -> str:

@@ -99,8 +99,16 @@ def summarise(records: Sequence[Record]) -> Line:
 
 
 def lines(records: Iterable[Record], config: EfficiencyConfig) -> list[Line]:
-    """The main table: every task, system and rate that has records, at the default lag."""
+    """The main table: every task, system and rate that has records, at the default lag.
+
+    ``single`` may have answered more items than ``read`` has at a rate: its line there is over
+    the items of both, so that lines of one rate can be compared.
+    """
     groups = _group(place(records, config.rates))
+    for (task, system, rate, lag), group in groups.items():
+        read = {r.item for r in groups.get((task, "read", rate, config.lag), ())}
+        if system == "single" and read:
+            groups[task, system, rate, lag] = [r for r in group if r.item in read]
     return [
         summarise(group)
         for (task, system, rate, lag), group in sorted(
@@ -111,12 +119,18 @@ def lines(records: Iterable[Record], config: EfficiencyConfig) -> list[Line]:
 
 
 def frontier(records: Iterable[Record], config: EfficiencyConfig) -> list[Line]:
-    """``read`` at the frontier's rate, a line per lag."""
+    """``read`` at the frontier's rate, a line per lag, over the items that all lags have."""
     wanted = [
         r for r in records
         if r.system == "read" and r.rate == config.frontier_rate and r.lag in config.lags
     ]  # fmt: skip
     groups = _group(wanted)
+    for task in {key[0] for key in groups}:
+        lags = [key for key in groups if key[0] == task]
+        shared = set.intersection(*({r.item for r in groups[key]} for key in lags))
+        for key in lags:
+            groups[key] = [r for r in groups[key] if r.item in shared]
+    groups = {key: group for key, group in groups.items() if group}
     order = sorted(groups, key=lambda key: (config.tasks.index(key[0]), config.lags.index(key[3])))
     return [summarise(groups[key]) for key in order]
 

@@ -68,7 +68,10 @@ class Job:
 
 
 def conditions(config: EfficiencyConfig) -> list[tuple[System, str, str]]:
-    """Every (system, rate, lag) of a run once, systems of the same model one after another."""
+    """Every (system, rate, lag) of a run once, systems of the same model one after another.
+
+    Of each model, what the goals compare comes first: a run that is stopped early has it.
+    """
     found: dict[tuple[System, str, str], None] = {}
     for name in config.systems:
         if name == "frontier":
@@ -81,7 +84,12 @@ def conditions(config: EfficiencyConfig) -> list[tuple[System, str, str]]:
             lag = "all" if name == "prefilled" else ""
             found[SYSTEMS[name], ANY_RATE, lag] = None
     roles = ("base", "baseline", "model")
-    return sorted(found, key=lambda condition: roles.index(condition[0].role))
+
+    def order(condition: tuple[System, str, str]) -> tuple[int, bool]:
+        system, rate, lag = condition
+        return roles.index(system.role), not config.is_goal(system.name, rate, lag)
+
+    return sorted(found, key=order)
 
 
 def open_session(engine: "Engine", job: Job, config: EfficiencyConfig, clock: Any) -> "Session":

@@ -1,5 +1,6 @@
 """The run from items to report, with an engine that is scripted, not a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,35 @@ def test_report_of_the_run(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_wall_clock_check(tmp_path: Path) -> None:
-    from dataclasses import replace
+def test_goals_may_take_more_items_than_the_rest(tmp_path: Path) -> None:
+    config = replace(CONFIG, limit=2, goal_limit=5)
+    run = Run.create(tmp_path / "run", config, kind="efficiency")
+    run.event("latency", **LatencyTable((1,), (64,), ((0.05,),)).to_dict())
+    engine = ScriptedEngine(letter_codec(), solve)
+    run_efficiency(config, run, load=lambda *_: engine, items=ITEMS)
+    keys = [Record.from_dict(event).key for event in run.events("item")]
+    of_model = [key[:4] for key in keys if key[0] in ("read", "audit", "prefilled")]
+    assert of_model[:5] == [("read", "chain_sum", "20", "1")] * 5
+    report = read_report(run)
+    lines = {(line.system, line.rate): line for line in report.lines}
+    assert {key: line.n for key, line in lines.items() if line.n == 5} == {
+        ("single", "20"): 5, ("read", "20"): 5,
+    }  # fmt: skip
+    assert {line.n for line in lines.values()} == {2, 5}
+    assert [line.n for line in report.frontier] == [2, 2]
+    assert report.goals[0].n == 5
+    # Of the first two sums both are right; of all five, one is wrong.
+    assert lines["single", "instant"].accuracy == 1
+    assert lines["single", "20"].accuracy == pytest.approx(0.8)
 
+
+@pytest.mark.parametrize(("limit", "goal_limit"), [(0, 5), (5, 4), (5, -1)])
+def test_goals_never_take_fewer(limit: int, goal_limit: int) -> None:
+    with pytest.raises(ConfigError, match="goal_limit"):
+        replace(CONFIG, limit=limit, goal_limit=goal_limit)
+
+
+def test_wall_clock_check(tmp_path: Path) -> None:
     config = replace(CONFIG, wall_items=2, systems=("single", "read"))
     run = Run.create(tmp_path / "run", config, kind="efficiency")
     run.event("latency", **LatencyTable((1,), (64,), ((0.05,),)).to_dict())
