@@ -72,7 +72,8 @@ class Limits:
         max_rows: live rows. A session also stops so when the base model's positions are used up.
         quiet_rows: rows in a row without any content after all inputs were closed and read.
         deadline_s: seconds since the session was opened, by its own clock.
-        max_message_tokens: content tokens of one output message; then it is ended.
+        max_message_tokens: content tokens of one output message; then it is ended. A stream that
+            is woken after its ``end`` begins a new message, which may have as many again.
     """
 
     max_rows: int = 1024

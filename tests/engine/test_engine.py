@@ -120,6 +120,22 @@ def test_max_message_tokens_ends_a_message(engine: Engine) -> None:
     assert rows(session)[-5:] == [[E, S], [_, 65], [_, 65], [_, 65], [_, E]]
 
 
+@pytest.mark.parametrize("prompts", [{}, {"user": [1], "answer": [66] * 5}])
+def test_max_message_tokens_holds_for_every_message(engine: Engine, prompts: dict) -> None:
+    """Whatever woke it, a message has at most 3 tokens; silence and the prompt do not count."""
+    arrivals = [(0.0, "user", 1), (2.0, "user", 2), *((4 + STEP * i, "user", i) for i in range(9))]
+    may_pause = SamplingParams(temperature=2.0, allowed=(65, S))
+    for params in (TALK, may_pause):
+        script = Script(
+            READ, prompts, arrivals, sampling={"answer": params}, latency=lambda c, k: STEP,
+            limits=Limits(max_rows=60, max_message_tokens=3, quiet_rows=60), seed=3,
+        )  # fmt: skip
+        [table] = play(engine, [script])
+        said = [t for t in table.rows[:, 1].tolist() if t not in (S, _)]
+        assert said == [65, 65, 65, E] * said.count(E) and said.count(E) >= 3
+        assert table == reference.run(LM, script)
+
+
 def test_a_burst_is_cut_at_max_rows(engine: Engine) -> None:
     session = engine.open(sampling=TALK, limits=Limits(max_rows=4), clock=clock())
     session.send("user", list(range(10)))
