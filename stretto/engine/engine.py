@@ -16,9 +16,10 @@ from stretto.engine.live import LiveLoop
 from stretto.engine.params import Limits, SamplingParams
 from stretto.engine.sampling import Sampler
 from stretto.engine.scheduler import Scheduler
-from stretto.engine.session import Row, Session
+from stretto.engine.session import Session
 from stretto.engine.setup import Checker
 from stretto.engine.tick import Tick
+from stretto.engine.writer import Row
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
 from stretto.streams import StreamCodec, StreamSet, StreamTable

@@ -7,7 +7,8 @@ from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from stretto.engine.engine import Engine
-    from stretto.engine.session import Row, Session
+    from stretto.engine.session import Session
+    from stretto.engine.writer import Row
 
 
 class LiveLoop:

@@ -3,7 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from stretto.errors import ConfigError
+from stretto.streams import StreamSet
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,29 @@ class Limits:
             ConfigError: an unknown field.
         """
         return _from_dict(cls, data)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a session is opened with, checked.
+
+    Attributes:
+        streams: S streams, a subset of the model's.
+        inventory: index of each stream in the model's inventory (S).
+        prompts: token ids by stream name, none empty.
+        sampling: by output stream name.
+        limits: when to stop.
+        max_positions: positions the base model has.
+        seed: of the session's own generator.
+    """
+
+    streams: StreamSet
+    inventory: np.ndarray
+    prompts: dict[str, list[int]]
+    sampling: dict[str, SamplingParams]
+    limits: Limits
+    max_positions: int
+    seed: int
 
 
 def _from_dict(cls: type, data: dict[str, Any]) -> Any:
