@@ -88,7 +88,7 @@ class Session:
         rate: float | None = None,
         end: bool = False,
     ) -> None:
-        """Let text arrive on an input stream, now or behind what was sent before.
+        """Let text arrive on an input stream that is not closed, now or behind what was sent before.
 
         Args:
             stream: a live input stream.
@@ -97,13 +97,13 @@ class Session:
             end: the message is complete with it, so ``end`` follows; the stream stays open.
 
         Raises:
-            InputError: the session is over, the stream is none to send to, or the rate is not
-                positive.
+            InputError: the session is over, the stream is closed or none to send to, or the rate
+                is not positive.
         """
-        inbox, tokens = self._inbox(stream), self._encode(stream, text)
         if rate is not None and not 0 < rate < float("inf"):
             raise InputError(f"rate {rate!r}: give tokens per second above 0, or None")
         with self._lock:
+            inbox, tokens = self._open_inbox(stream), self._encode(stream, text)
             now = self._note("send", stream, tokens, rate)
             inbox.send(tokens, now, rate)
             if end and inbox.is_mid_message:
@@ -113,16 +113,19 @@ class Session:
     def interrupt(self, stream: str, text: str | Sequence[int], *, end: bool = False) -> int:
         """Drop what has not arrived yet on a stream; the text arrives now.
 
+        That the stream was closed is taken back too: close it again when nothing follows.
+
         Returns:
             how many tokens were dropped.
 
         Raises:
-            InputError: as :meth:`send`.
+            InputError: the session is over, or the stream is none to send to.
         """
-        inbox, tokens = self._inbox(stream), self._encode(stream, text)
         with self._lock:
+            inbox, tokens = self._inbox(stream), self._encode(stream, text)
             now = self._note("interrupt", stream, tokens, None)
             dropped = inbox.drop(now)
+            inbox.closed = False
             inbox.send(tokens, now, None)
             if end and inbox.is_mid_message:
                 inbox.end(now)
@@ -159,11 +162,11 @@ class Session:
         """
         with self._lock:
             for due, stream, token in arrivals:
-                inbox, tokens = self._inbox(stream), self._encode(stream, [token])
+                inbox, tokens = self._open_inbox(stream), self._encode(stream, [token])
                 self._note("feed", stream, tokens, None)
                 inbox.send(tokens, due, None)
             for inbox in self._inboxes.values():
-                inbox.closed = closed
+                inbox.closed |= closed
         self._host.changed(self)
 
     def cancel(self, reason: str = "cancelled") -> None:
@@ -214,6 +217,12 @@ class Session:
             raise InputError(f"session is over ({self.finish_reason}): open a new one")
         return self._inboxes[i]
 
+    def _open_inbox(self, stream: str) -> Inbox:
+        inbox = self._inbox(stream)
+        if inbox.closed:
+            raise InputError(f"stream {stream!r} is closed: only interrupt() opens it again")
+        return inbox
+
     def _encode(self, stream: str, text: str | Sequence[int]) -> list[int]:
         tokens = self.codec.encode(text) if isinstance(text, str) else [int(t) for t in text]
         if any(not 0 <= t <= self.special.end or t == self.special.silence for t in tokens):
@@ -239,7 +248,7 @@ class Session:
     def width(self) -> int:
         """Rows its next tick would span; 0 if there is nothing to do now. May finish it."""
         with self._lock:
-            self._check_over()
+            self.check_over()
             if self.finish_reason is not None:
                 return 0
             if not self._writer.is_prefilled:
@@ -249,7 +258,7 @@ class Session:
             due = self.next_event() if self.next_arrival() is not None else None
             if due is None or not self.clock.jump(due):
                 return 0
-            self._check_over()
+            self.check_over()
             return self._backlog() if self.finish_reason is None else 0
 
     def next_arrival(self) -> float | None:
@@ -259,8 +268,12 @@ class Session:
             return min(dues, default=None)
 
     def next_event(self) -> float | None:
-        """When something happens even if nobody does anything: an arrival, or the deadline."""
-        dues = (self.next_arrival(), self.limits.deadline_s)
+        """When something happens even if nobody does anything: an arrival, or the deadline.
+
+        While it waits for a line of the cache, arrivals change nothing.
+        """
+        arrival = None if self.line is None else self.next_arrival()
+        dues = (arrival, self.limits.deadline_s)
         return min((due for due in dues if due is not None), default=None)
 
     def _backlog(self) -> int:
@@ -270,12 +283,14 @@ class Session:
     def _is_input_over(self) -> bool:
         return all(box.is_finished() for box in self._inboxes.values())
 
-    def _check_over(self) -> None:
+    def check_over(self) -> None:
+        """Finish it if it is over without another row: at its end, or at the deadline."""
         deadline, writer = self.limits.deadline_s, self._writer
-        if writer.is_prefilled and not writer.is_live() and self._is_input_over():
-            self.finish("end")
-        elif deadline is not None and self.clock.now() >= deadline:
-            self.finish("deadline")
+        with self._lock:
+            if writer.is_prefilled and not writer.is_live() and self._is_input_over():
+                self.finish("end")
+            elif deadline is not None and self.clock.now() >= deadline:
+                self.finish("deadline")
 
     def _check_rows(self) -> None:
         if not self._writer.is_live() and self._is_input_over():
