@@ -88,7 +88,7 @@ class Session:
         rate: float | None = None,
         end: bool = False,
     ) -> None:
-        """Let text arrive on an input stream that is not closed, now or behind what was sent before.
+        """Let text arrive on an input stream, now or behind what was sent before.
 
         Args:
             stream: a live input stream.
