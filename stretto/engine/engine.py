@@ -178,9 +178,9 @@ class Engine:
             batch = build(ticks)
             logits = self._backend.forward(batch)
             return self._sampler.sample(logits, batch).cpu().numpy()  # the one device sync
-        except BaseException:  # Ctrl-C too: their rows are written, but perhaps half read
+        except BaseException as error:  # Ctrl-C too: rows are written, but perhaps half read
             for tick in ticks:
-                tick.session.finish("error")
+                tick.session.fail(error)
             raise
 
     def _receive(self, ticks: list[Tick], tokens: np.ndarray) -> None:

@@ -24,7 +24,6 @@ class LiveLoop:
         self._work = asyncio.Event()
         self._served: list[Session] = []
         self._news: WeakKeyDictionary[Session, asyncio.Event] = WeakKeyDictionary()
-        self._errors: WeakKeyDictionary[Session, Exception] = WeakKeyDictionary()
 
     def attach(self, session: "Session") -> None:
         """Serve a session; starts the background task if there is none on this event loop."""
@@ -62,8 +61,8 @@ class LiveLoop:
             while seen < len(session.rows):
                 yield session.rows[seen]
                 seen += 1
-            if session in self._errors:
-                raise self._errors[session]
+            if session.error is not None:
+                raise session.error
             if over:
                 return
             await news.wait()
@@ -86,8 +85,7 @@ class LiveLoop:
 
     def _fail(self, error: Exception) -> None:
         for session in self._served:
-            self._errors[session] = error
-            session.finish("error")
+            session.fail(error)
             self._wake(session)
         self._served = []
 

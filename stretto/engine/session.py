@@ -47,7 +47,8 @@ class Session:
     Attributes:
         rows: every row so far.
         finish_reason: None while live; then ``end``, ``quiet``, ``max_rows``, ``deadline``,
-            ``cancelled`` or the reason given to :meth:`cancel`.
+            ``cancelled`` or the reason given to :meth:`cancel`, or ``error``.
+        error: what a forward pass raised, if that is the reason.
         input_end_row: row of the last input token read so far (-1: in the prompts); None if no
             forward pass has read any.
         input_end_time: seconds since opening at which the forward pass that read it was done.
@@ -61,6 +62,7 @@ class Session:
         self.setup, self.codec, self.clock = setup, codec, clock
         self.streams, self.limits, self.special = setup.streams, setup.limits, codec.special
         self.finish_reason: str | None = None
+        self.error: BaseException | None = None
         self.input_end_row: int | None = None
         self.input_end_time: float | None = None
         self.line: int | None = None
@@ -244,6 +246,13 @@ class Session:
         with self._lock:
             if self.finish_reason is None:
                 self.finish_reason = reason
+
+    def fail(self, error: BaseException) -> None:
+        """Be over with ``error`` as the reason, unless it is over already."""
+        with self._lock:
+            if self.finish_reason is None:
+                self.error = error  # before the reason: readers look at them in turn
+                self.finish_reason = "error"
 
     def width(self) -> int:
         """Rows its next tick would span; 0 if there is nothing to do now. May finish it."""
