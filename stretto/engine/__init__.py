@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 _LAZY = {
     "Engine": "stretto.engine.engine",
     "Limits": "stretto.engine.params",
-    "Row": "stretto.engine.session",
+    "Row": "stretto.engine.writer",
     "SamplingParams": "stretto.engine.params",
     "Session": "stretto.engine.session",
     "VirtualClock": "stretto.engine.clock",
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from stretto.engine.clock import VirtualClock, WallClock
     from stretto.engine.engine import Engine
     from stretto.engine.params import Limits, SamplingParams
-    from stretto.engine.session import Row, Session
+    from stretto.engine.session import Session
+    from stretto.engine.writer import Row
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,6 @@
 """The engine: many live tables, one forward pass a step."""
 
 import threading
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +15,11 @@ from stretto.engine.live import LiveLoop
 from stretto.engine.params import Limits, SamplingParams
 from stretto.engine.sampling import Sampler
 from stretto.engine.scheduler import Scheduler
-from stretto.engine.session import Row, Session
+from stretto.engine.session import Session
 from stretto.engine.setup import Checker
 from stretto.engine.tick import Tick
-from stretto.errors import ConfigError
+from stretto.engine.writer import Row
+from stretto.errors import ConfigError, LimitError
 from stretto.models import MultiStreamLM
 from stretto.streams import StreamCodec, StreamSet, StreamTable
 
@@ -56,6 +56,8 @@ class Engine:
         self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device)
         self._scheduler = Scheduler(self._backend, max_sessions)
         self._lock = threading.RLock()
+        self._stepping = threading.Lock()
+        self._news = threading.Event()
         self._live = LiveLoop(self)
 
     @classmethod
@@ -130,11 +132,16 @@ class Engine:
         Returns:
             the sessions that took part, each with its new rows (none for a prefill); empty if
             nobody had anything to do.
+
+        Raises:
+            BaseException: whatever the back end raises; the sessions that took part are over then,
+                with ``error`` as their finish reason.
         """
-        ticks = self._plan()
-        asked = [tick for tick in ticks if len(tick)]
-        tokens = self._run(asked)
-        self._receive(asked, tokens)
+        with self._stepping:
+            ticks = self._plan()
+            asked = [tick for tick in ticks if len(tick)]
+            tokens = self._run(asked)
+            self._receive(asked, tokens)
         return [(tick.session, tick.rows_done) for tick in ticks]
 
     def run(self, sessions: Iterable[Session]) -> None:
@@ -142,6 +149,9 @@ class Engine:
 
         One in which every output rests and nothing is on its way, though an input is open, ends
         as ``quiet``.
+
+        Raises:
+            LimitError: they wait for a line of the cache, and all who hold one wait for input.
         """
         wanted = list(sessions)
         while wanted := [s for s in wanted if s.finish_reason is None]:
@@ -164,9 +174,14 @@ class Engine:
     def _run(self, ticks: list[Tick]) -> np.ndarray:
         if not ticks:
             return np.empty(0, np.int64)
-        batch = build(ticks)
-        logits = self._backend.forward(batch)
-        return self._sampler.sample(logits, batch).cpu().numpy()  # the one device sync
+        try:
+            batch = build(ticks)
+            logits = self._backend.forward(batch)
+            return self._sampler.sample(logits, batch).cpu().numpy()  # the one device sync
+        except BaseException as error:  # Ctrl-C too: rows are written, but perhaps half read
+            for tick in ticks:
+                tick.session.fail(error)
+            raise
 
     def _receive(self, ticks: list[Tick], tokens: np.ndarray) -> None:
         start = 0
@@ -176,14 +191,25 @@ class Engine:
             start = end
 
     def _step_or_wait(self, wanted: list[Session]) -> None:
+        self._news.clear()
         if self.step():
             return
         live = [session for session in wanted if session.finish_reason is None]
-        waiting = [session for session in live if session.next_arrival() is not None]
-        if waiting:
-            time.sleep(max(0.0, min(_seconds_to_event(session) for session in waiting)))
+        started = [session for session in live if session.line is not None]
+        is_queued = len(started) < len(live)
+        if is_queued and not self._scheduler.is_full():
             return
-        for session in live:
+        # Who waits for a line waits for all who hold one.
+        watched = self._scheduler.holders() if is_queued else started
+        waiting = [session for session in watched if session.next_arrival() is not None]
+        if waiting:
+            self._news.wait(max(0.0, min(_seconds_to_event(session) for session in waiting)))
+        elif live and not started:
+            raise LimitError(
+                f"all {len(watched)} sessions that may be active wait for input: close or cancel "
+                "one of them, or give the engine more max_sessions"
+            )
+        for session in [] if waiting else started:
             session.finish("quiet")
 
     # What sessions ask of it.
@@ -209,6 +235,7 @@ class Engine:
 
     def changed(self, session: Session) -> None:
         """Something was sent, closed or cancelled."""
+        self._news.set()
         self._live.announce(session)
 
 

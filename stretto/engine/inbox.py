@@ -16,7 +16,7 @@ class Inbox:
         closed: nothing will be sent, now or later.
 
     Attributes:
-        closed: nothing more will be sent, unless something is.
+        closed: nothing more will be sent; kept for the session, which refuses what comes later.
     """
 
     def __init__(self, end: int, known: Sequence[int] = (), *, closed: bool = False) -> None:
@@ -41,7 +41,6 @@ class Inbox:
         gap = 0.0 if rate is None else 1 / rate
         start = max(now, self._queue[-1][0] + gap) if self._queue else now
         self._queue.extend((start + i * gap, token) for i, token in enumerate(tokens))
-        self.closed = False
 
     def end(self, now: float) -> None:
         """Queue ``end``, due together with the last token."""

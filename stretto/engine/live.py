@@ -7,7 +7,8 @@ from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from stretto.engine.engine import Engine
-    from stretto.engine.session import Row, Session
+    from stretto.engine.session import Session
+    from stretto.engine.writer import Row
 
 
 class LiveLoop:
@@ -23,7 +24,6 @@ class LiveLoop:
         self._work = asyncio.Event()
         self._served: list[Session] = []
         self._news: WeakKeyDictionary[Session, asyncio.Event] = WeakKeyDictionary()
-        self._errors: WeakKeyDictionary[Session, Exception] = WeakKeyDictionary()
 
     def attach(self, session: "Session") -> None:
         """Serve a session; starts the background task if there is none on this event loop."""
@@ -61,8 +61,8 @@ class LiveLoop:
             while seen < len(session.rows):
                 yield session.rows[seen]
                 seen += 1
-            if session in self._errors:
-                raise self._errors[session]
+            if session.error is not None:
+                raise session.error
             if over:
                 return
             await news.wait()
@@ -85,8 +85,7 @@ class LiveLoop:
 
     def _fail(self, error: Exception) -> None:
         for session in self._served:
-            self._errors[session] = error
-            session.finish("error")
+            session.fail(error)
             self._wake(session)
         self._served = []
 

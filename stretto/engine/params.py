@@ -3,7 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from stretto.errors import ConfigError
+from stretto.streams import StreamSet
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Limits:
         max_rows: live rows. A session also stops so when the base model's positions are used up.
         quiet_rows: rows in a row without any content after all inputs were closed and read.
         deadline_s: seconds since the session was opened, by its own clock.
-        max_message_tokens: content tokens of one output message; then it is ended.
+        max_message_tokens: content tokens of one output message; then it is ended. A stream that
+            is woken after its ``end`` begins a new message, which may have as many again.
     """
 
     max_rows: int = 1024
@@ -99,6 +103,29 @@ class Limits:
             ConfigError: an unknown field.
         """
         return _from_dict(cls, data)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a session is opened with, checked.
+
+    Attributes:
+        streams: S streams, a subset of the model's.
+        inventory: index of each stream in the model's inventory (S).
+        prompts: token ids by stream name, none empty.
+        sampling: by output stream name.
+        limits: when to stop.
+        max_positions: positions the base model has.
+        seed: of the session's own generator.
+    """
+
+    streams: StreamSet
+    inventory: np.ndarray
+    prompts: dict[str, list[int]]
+    sampling: dict[str, SamplingParams]
+    limits: Limits
+    max_positions: int
+    seed: int
 
 
 def _from_dict(cls: type, data: dict[str, Any]) -> Any:

@@ -12,9 +12,29 @@ import torch
 
 from stretto.engine.params import Limits, SamplingParams
 from stretto.models import MultiStreamLM, StreamBatch
-from stretto.streams import Cells, StreamSet, StreamTable
+from stretto.streams import ABSENT, Cells, StreamSet, StreamTable
 
 _ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a caller does while a session runs.
+
+    Attributes:
+        tick: after how many ticks of the session, its prefill counted, it happens; earlier if
+            otherwise nothing would happen any more.
+        kind: ``send``, ``interrupt``, ``close`` or ``cancel``.
+        stream: which input; empty closes all.
+        tokens, rate, end: as in :meth:`stretto.engine.Session.send`.
+    """
+
+    tick: int
+    kind: str
+    stream: str = ""
+    tokens: Sequence[int] = ()
+    rate: float | None = None
+    end: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,7 @@ class Script:
         prompts: token ids by stream.
         arrivals: (second, stream, token id), in order for each stream.
         closed: whether all inputs are closed once everything has arrived.
+        events: what happens later, in order.
         sampling: by output stream.
         limits: when to stop.
         seed: of the session's random numbers.
@@ -36,6 +57,7 @@ class Script:
     prompts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     arrivals: Sequence[tuple[float, str, int]] = ()
     closed: bool = True
+    events: Sequence[Event] = ()
     sampling: Mapping[str, SamplingParams] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     seed: int = 0
@@ -54,18 +76,53 @@ class _Twin:
         prompts = {name: list(ids) for name, ids in script.prompts.items() if ids}
         self.table = StreamTable(script.streams, lm.special, prompts)
         self.outputs = [script.streams[i].name for i in script.streams.outputs]
-        self.inputs = [s.name for s in script.streams if s.name not in self.outputs]
+        self.inputs = [
+            s.name for s in script.streams if s.name not in self.outputs and not s.prompt_only
+        ]
+        self.closed = dict.fromkeys(self.inputs, script.closed)
+        self.events = list(script.events)
+        positions = lm.config.max_position_embeddings - self.table.num_prompt_rows
+        self.max_rows = min(script.limits.max_rows, positions)
         self.rng = np.random.default_rng(script.seed)
         self.waiting = {n: [(t, k) for t, s, k in script.arrivals if s == n] for n in self.inputs}
         self.pending: dict[str, int] = {}
-        self.now, self.cached, self.quiet = 0.0, 0, 0
+        self.now, self.cached, self.quiet, self.ticks = 0.0, 0, 0, 0
 
     def run(self) -> StreamTable:
-        reason = self.begin()
+        reason = self.happen()
+        if reason is None:
+            self.begin()
         while reason is None:
-            reason = self.tick()
+            reason = self.happen() or self.tick()
         self.table.meta["finish_reason"] = reason
         return self.table
+
+    def happen(self) -> str | None:
+        """What callers do between two ticks."""
+        while self.events and self.events[0].tick <= self.ticks:
+            event = self.events.pop(0)
+            if event.kind == "cancel":
+                return "cancelled"
+            for name in [event.stream] if event.stream else self.inputs:
+                self.hear(name, event)
+        return None
+
+    def hear(self, name: str, event: Event) -> None:
+        queue, gap = self.waiting[name], 0.0 if event.rate is None else 1 / event.rate
+        if event.kind == "interrupt":
+            queue[:] = [item for item in queue if item[0] <= self.now + _ROUNDING]
+        if event.kind != "close":
+            start = max(self.now, queue[-1][0] + gap) if queue else self.now
+            queue += [(start + i * gap, token) for i, token in enumerate(event.tokens)]
+        column = self.table.rows[:, self.table.streams.index(name)].tolist()
+        heard = [*self.table.prompts.get(name, ()), *(t for t in column if t != ABSENT)]
+        heard += [token for _, token in queue]
+        is_message_open = bool(heard) and heard[-1] != self.end
+        is_first_word = not heard and event.stream == name and event.kind == "close"
+        wants_end = event.end or (event.kind == "close" and not self.closed[name])
+        if wants_end and (is_message_open or is_first_word):
+            queue.append((max([self.now, *(due for due, _ in queue)]), self.end))
+        self.closed[name] = event.kind == "close"
 
     def begin(self) -> None:
         prompts = self.table.prompts
@@ -73,6 +130,7 @@ class _Twin:
         if prompts:
             tokens = sum(map(len, prompts.values()))
             self.ask(asked, cells=tokens, visible=tokens)
+            self.ticks += 1
         for name in self.outputs:
             if name not in prompts:
                 self.pending[name] = self.silence
@@ -80,13 +138,13 @@ class _Twin:
     def tick(self) -> str | None:
         read = {name: self.take(name) for name in self.inputs}
         num_read = max(map(len, read.values()), default=0)
-        input_over = self.script.closed and not any(self.waiting.values())
+        input_over = self.is_input_over()
         if not num_read and not self.pending:
             return self.wait(input_over)
         if self.limits.deadline_s is not None and self.now >= self.limits.deadline_s:
             return "deadline"
         before = len(self.table)
-        num_rows = min(max(1, num_read), self.limits.max_rows - before)
+        num_rows = min(max(1, num_read), self.max_rows - before)
         for name in self.inputs:
             self.waiting[name] = read[name][num_rows:] + self.waiting[name]
         rows = [
@@ -99,8 +157,9 @@ class _Twin:
         for row in rows[:-1]:
             self.table.append_row(row)
         self.table.append_row(rows[-1] | said)
-        input_over = self.script.closed and not any(self.waiting.values())
+        input_over = self.is_input_over()
         content = [token for token in said.values() if token not in (self.silence, self.end)]
+        self.ticks += 1
         idle = not num_read and not content
         self.quiet = self.quiet + input_over if idle else 0
         reason = self.reason(said, input_over)
@@ -110,6 +169,9 @@ class _Twin:
             asked = [n for n in self.outputs if n in said and said[n] != self.end]
             self.ask(asked, cells=num_cells, visible=num_cells - num_silent)
         return reason
+
+    def is_input_over(self) -> bool:
+        return all(self.closed.values()) and not any(self.waiting.values())
 
     def take(self, name: str) -> list[tuple[float, int]]:
         arrived = [item for item in self.waiting[name] if item[0] <= self.now + _ROUNDING]
@@ -123,6 +185,9 @@ class _Twin:
             return "end"
         if deadline is not None and self.now >= deadline:
             return "deadline"
+        if not dues and self.events:
+            self.ticks = max(self.ticks, self.events[0].tick)
+            return None
         if not dues:
             return "quiet"
         self.now = max(self.now, min(dues))
@@ -133,7 +198,7 @@ class _Twin:
     def reason(self, said: dict[str, int], input_over: bool) -> str | None:
         if input_over and all(token == self.end for token in said.values()):
             return "end"
-        if len(self.table) >= self.limits.max_rows:
+        if len(self.table) >= self.max_rows:
             return "max_rows"
         if self.quiet >= self.limits.quiet_rows:
             return "quiet"

@@ -4,6 +4,7 @@ Pure functions over (N, V) tensors; N queries, V tokens. A query's token depends
 parameters and uniform number only, so what shares the batch does not matter.
 """
 
+import threading
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +95,7 @@ class Sampler:
         self._masks: list[Tensor] = []
         self._stops: list[Tensor] = []
         self._banks: tuple[Tensor, Tensor, Tensor] | None = None
+        self._lock = threading.Lock()
 
     def register(self, params: SamplingParams) -> int:
         """The number of these parameters, for :class:`RowBatch`.
@@ -101,18 +103,20 @@ class Sampler:
         Raises:
             ConfigError: a token id is not the model's, or nothing may be sampled.
         """
-        if params not in self._ids:
-            mask, stops = self._bias(params), self._stop_mask(params)
-            self._ids[params] = len(self._ids)
-            self._params.append(params)
-            self._masks.append(mask)
-            self._stops.append(stops)
-            self._banks = None
-        return self._ids[params]
+        with self._lock:
+            if params not in self._ids:
+                mask, stops = self._bias(params), self._stop_mask(params)
+                self._ids[params] = len(self._ids)
+                self._params.append(params)
+                self._masks.append(mask)
+                self._stops.append(stops)
+                self._banks = None
+            return self._ids[params]
 
     def sample(self, logits: Tensor, batch: RowBatch) -> Tensor:
         """A token for each query: (N, V) logits to int64 (N,), still on the device."""
-        bias, stops, columns = self._bank()
+        with self._lock:  # a session may be opened while others are stepped
+            bias, stops, columns = self._bank()
         which = torch.from_numpy(batch.sampling_ids).to(self._device)
         temperature, top_k, top_p, min_p, penalty = columns[which].unbind(-1)
         used = [self._params[i] for i in set(batch.sampling_ids.tolist())]

@@ -35,6 +35,14 @@ class Scheduler:
         """Take a session in."""
         self._waiting.append(session)
 
+    def holders(self) -> list[Session]:
+        """Sessions that hold a line and are not over."""
+        return [session for session in self._active if session.finish_reason is None]
+
+    def is_full(self) -> bool:
+        """Whether every line is held, so that a waiting session cannot begin."""
+        return len(self.holders()) >= self._max_sessions
+
     def plan(self) -> list[Tick]:
         """The ticks of the next step; rows they hold are written to the tables."""
         self._admit()
@@ -50,6 +58,8 @@ class Scheduler:
             if session.line is not None:
                 self._backend.release(session.line)
                 session.line = None
+        for session in self._waiting:
+            session.check_over()
         while self._waiting and len(self._active) < self._max_sessions:
             session = self._waiting.popleft()
             if session.finish_reason is None:

@@ -1,12 +1,12 @@
-"""One live table: what arrives, what is pending, when it is over.
+"""One live table: what a caller may do with it, what has arrived by now, when it is over.
 
 A session never touches a tensor. The scheduler asks it for its next tick; the engine hands back
-the tokens sampled for that tick's queries. Everything in between is the model's.
+the tokens sampled for that tick's queries. Everything in between is the model's. The rows
+themselves are written by :class:`stretto.engine.writer.TableWriter`.
 """
 
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -14,50 +14,11 @@ import numpy as np
 
 from stretto.engine.clock import Clock, VirtualClock
 from stretto.engine.inbox import Inbox
-from stretto.engine.params import Limits, SamplingParams
-from stretto.engine.tick import Tick, empty_tick, input_grid, prompt_tick, row_tick
+from stretto.engine.params import Setup
+from stretto.engine.tick import Tick, empty_tick
+from stretto.engine.writer import Row, TableWriter
 from stretto.errors import InputError
-from stretto.streams import ABSENT, StreamCodec, StreamSet, StreamTable
-
-
-@dataclass(frozen=True)
-class Row:
-    """One time step as a reader gets it.
-
-    Attributes:
-        index: live row.
-        tokens: token id by stream, present cells only.
-        text: text that this row completes, by stream; streams without new text are left out.
-        time: seconds since the session was opened at which the row was known, before it was read.
-    """
-
-    index: int
-    tokens: dict[str, int]
-    text: dict[str, str]
-    time: float
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything a session is opened with, checked.
-
-    Attributes:
-        streams: S streams, a subset of the model's.
-        inventory: index of each stream in the model's inventory (S).
-        prompts: token ids by stream name, none empty.
-        sampling: by output stream name.
-        limits: when to stop.
-        max_positions: positions the base model has.
-        seed: of the session's own generator.
-    """
-
-    streams: StreamSet
-    inventory: np.ndarray
-    prompts: dict[str, list[int]]
-    sampling: dict[str, SamplingParams]
-    limits: Limits
-    max_positions: int
-    seed: int
+from stretto.streams import StreamCodec, StreamTable
 
 
 class Host(Protocol):
@@ -86,7 +47,8 @@ class Session:
     Attributes:
         rows: every row so far.
         finish_reason: None while live; then ``end``, ``quiet``, ``max_rows``, ``deadline``,
-            ``cancelled`` or the reason given to :meth:`cancel`.
+            ``cancelled`` or the reason given to :meth:`cancel`, or ``error``.
+        error: what a forward pass raised, if that is the reason.
         input_end_row: row of the last input token read so far (-1: in the prompts); None if no
             forward pass has read any.
         input_end_time: seconds since opening at which the forward pass that read it was done.
@@ -99,8 +61,8 @@ class Session:
     def __init__(self, setup: Setup, codec: StreamCodec, clock: Clock, host: Host) -> None:
         self.setup, self.codec, self.clock = setup, codec, clock
         self.streams, self.limits, self.special = setup.streams, setup.limits, codec.special
-        self.rows: list[Row] = []
         self.finish_reason: str | None = None
+        self.error: BaseException | None = None
         self.input_end_row: int | None = None
         self.input_end_time: float | None = None
         self.line: int | None = None
@@ -109,37 +71,14 @@ class Session:
         self.num_cached = 0
         self._host = host
         self._lock = threading.RLock()
-        self._start_rows = sum(map(len, setup.prompts.values()))
-        self._is_prefilled = not setup.prompts
-        self._max_rows = min(self.limits.max_rows, setup.max_positions - self._start_rows)
-        self._outputs = np.array(self.streams.outputs, np.int64)
-        self._grid = np.empty((64, len(self.streams)), np.int32)
-        self._quiet = 0
-        self._said = np.zeros(len(self.streams), np.int64)
+        self._writer = TableWriter(setup, codec)
+        self.rows, self.history = self._writer.rows, self._writer.history
         self._sends: list[dict[str, Any]] = []
         self._inboxes = {
-            i: Inbox(self.special.end, self._prompt(i))
+            i: Inbox(self.special.end, setup.prompts.get(self.streams[i].name, ()))
             for i in self.streams.inputs
             if not self.streams[i].prompt_only
         }
-        # A stream without a prompt begins with a given silence; the others are asked in prefill.
-        self._pending = np.full(len(self.streams), ABSENT, np.int32)
-        for i in self.streams.outputs:
-            if not self._prompt(i):
-                self._pending[i] = self.special.silence
-        self.history = {
-            i: [token for token in self._prompt(i) if token < self.special.silence]
-            for i in self.streams.outputs
-            if setup.sampling[self.streams[i].name].repetition_penalty != 1
-        }
-        self._decoders = [codec.decoder() for _ in self.streams]
-        for i, decoder in enumerate(self._decoders):
-            for token in self._prompt(i)[-8:]:
-                decoder.push(token)
-            decoder.flush()
-
-    def _prompt(self, i: int) -> list[int]:
-        return self.setup.prompts.get(self.streams[i].name, [])
 
     # What a caller does.
 
@@ -160,13 +99,13 @@ class Session:
             end: the message is complete with it, so ``end`` follows; the stream stays open.
 
         Raises:
-            InputError: the session is over, the stream is none to send to, or the rate is not
-                positive.
+            InputError: the session is over, the stream is closed or none to send to, or the rate
+                is not positive.
         """
-        inbox, tokens = self._inbox(stream), self._encode(stream, text)
         if rate is not None and not 0 < rate < float("inf"):
             raise InputError(f"rate {rate!r}: give tokens per second above 0, or None")
         with self._lock:
+            inbox, tokens = self._open_inbox(stream), self._encode(stream, text)
             now = self._note("send", stream, tokens, rate)
             inbox.send(tokens, now, rate)
             if end and inbox.is_mid_message:
@@ -176,16 +115,19 @@ class Session:
     def interrupt(self, stream: str, text: str | Sequence[int], *, end: bool = False) -> int:
         """Drop what has not arrived yet on a stream; the text arrives now.
 
+        That the stream was closed is taken back too: close it again when nothing follows.
+
         Returns:
             how many tokens were dropped.
 
         Raises:
-            InputError: as :meth:`send`.
+            InputError: the session is over, or the stream is none to send to.
         """
-        inbox, tokens = self._inbox(stream), self._encode(stream, text)
         with self._lock:
+            inbox, tokens = self._inbox(stream), self._encode(stream, text)
             now = self._note("interrupt", stream, tokens, None)
             dropped = inbox.drop(now)
+            inbox.closed = False
             inbox.send(tokens, now, None)
             if end and inbox.is_mid_message:
                 inbox.end(now)
@@ -222,11 +164,11 @@ class Session:
         """
         with self._lock:
             for due, stream, token in arrivals:
-                inbox, tokens = self._inbox(stream), self._encode(stream, [token])
+                inbox, tokens = self._open_inbox(stream), self._encode(stream, [token])
                 self._note("feed", stream, tokens, None)
                 inbox.send(tokens, due, None)
             for inbox in self._inboxes.values():
-                inbox.closed = closed
+                inbox.closed |= closed
         self._host.changed(self)
 
     def cancel(self, reason: str = "cancelled") -> None:
@@ -238,20 +180,15 @@ class Session:
     def table(self) -> StreamTable:
         """What happened so far; ``meta`` has all that a replay needs."""
         with self._lock:
-            return StreamTable(
-                self.streams,
-                self.special,
-                prompts=self.setup.prompts,
-                rows=self._grid[: len(self.rows)].copy(),
-                meta={
+            return self._writer.table(
+                {
                     "seed": self.setup.seed,
                     "sampling": {k: v.to_dict() for k, v in self.setup.sampling.items()},
                     "limits": self.limits.to_dict(),
                     "clock": "virtual" if isinstance(self.clock, VirtualClock) else "wall",
                     "sends": [dict(send) for send in self._sends],
                     "finish_reason": self.finish_reason,
-                },
-                codec=self.codec,
+                }
             )
 
     def iter(self) -> Iterator[Row]:
@@ -282,6 +219,12 @@ class Session:
             raise InputError(f"session is over ({self.finish_reason}): open a new one")
         return self._inboxes[i]
 
+    def _open_inbox(self, stream: str) -> Inbox:
+        inbox = self._inbox(stream)
+        if inbox.closed:
+            raise InputError(f"stream {stream!r} is closed: only interrupt() opens it again")
+        return inbox
+
     def _encode(self, stream: str, text: str | Sequence[int]) -> list[int]:
         tokens = self.codec.encode(text) if isinstance(text, str) else [int(t) for t in text]
         if any(not 0 <= t <= self.special.end or t == self.special.silence for t in tokens):
@@ -304,20 +247,27 @@ class Session:
             if self.finish_reason is None:
                 self.finish_reason = reason
 
+    def fail(self, error: BaseException) -> None:
+        """Be over with ``error`` as the reason, unless it is over already."""
+        with self._lock:
+            if self.finish_reason is None:
+                self.error = error  # before the reason: readers look at them in turn
+                self.finish_reason = "error"
+
     def width(self) -> int:
         """Rows its next tick would span; 0 if there is nothing to do now. May finish it."""
         with self._lock:
-            self._check_over()
+            self.check_over()
             if self.finish_reason is not None:
                 return 0
-            if not self._is_prefilled:
-                return self._start_rows
-            if self._is_live() or self._backlog():
+            if not self._writer.is_prefilled:
+                return self._writer.num_prompt_rows
+            if self._writer.is_live() or self._backlog():
                 return max(1, self._backlog())
             due = self.next_event() if self.next_arrival() is not None else None
             if due is None or not self.clock.jump(due):
                 return 0
-            self._check_over()
+            self.check_over()
             return self._backlog() if self.finish_reason is None else 0
 
     def next_arrival(self) -> float | None:
@@ -327,12 +277,13 @@ class Session:
             return min(dues, default=None)
 
     def next_event(self) -> float | None:
-        """When something happens even if nobody does anything: an arrival, or the deadline."""
-        dues = (self.next_arrival(), self.limits.deadline_s)
-        return min((due for due in dues if due is not None), default=None)
+        """When something happens even if nobody does anything: an arrival, or the deadline.
 
-    def _is_live(self) -> bool:
-        return bool((self._pending != ABSENT).any())
+        While it waits for a line of the cache, arrivals change nothing.
+        """
+        arrival = None if self.line is None else self.next_arrival()
+        dues = (arrival, self.limits.deadline_s)
+        return min((due for due in dues if due is not None), default=None)
 
     def _backlog(self) -> int:
         now = self.clock.now()
@@ -341,84 +292,46 @@ class Session:
     def _is_input_over(self) -> bool:
         return all(box.is_finished() for box in self._inboxes.values())
 
-    def _check_over(self) -> None:
-        deadline = self.limits.deadline_s
-        if self._is_prefilled and not self._is_live() and self._is_input_over():
+    def check_over(self) -> None:
+        """Finish it if it is over without another row: at its end, or at the deadline."""
+        deadline, writer = self.limits.deadline_s, self._writer
+        with self._lock:
+            if writer.is_prefilled and not writer.is_live() and self._is_input_over():
+                self.finish("end")
+            elif deadline is not None and self.clock.now() >= deadline:
+                self.finish("deadline")
+
+    def _check_rows(self) -> None:
+        if not self._writer.is_live() and self._is_input_over():
             self.finish("end")
-        elif deadline is not None and self.clock.now() >= deadline:
-            self.finish("deadline")
+        elif len(self.rows) >= self._writer.max_rows:
+            self.finish("max_rows")
+        elif self._writer.num_quiet >= self.limits.quiet_rows:
+            self.finish("quiet")
 
     def next_tick(self) -> Tick:
         """Write the next rows of the table; to be called when :meth:`width` is above 0."""
         with self._lock:
-            if not self._is_prefilled:
-                order = StreamTable(self.streams, self.special, self.setup.prompts).prompt_order()
-                prompts = [(self.streams.index(n), self.setup.prompts[n]) for n in order]
-                return prompt_tick(self, prompts, self._outputs, self.special.end)
-            start, now = len(self.rows), self.clock.now()
-            most = self._max_rows - start
-            backlogs = {i: b.take(min(most, b.arrived(now))) for i, b in self._inboxes.items()}
-            grid = self._write(input_grid(backlogs, len(self.streams)), any(backlogs.values()))
-            rows = [self._row(start + i, tokens, now) for i, tokens in enumerate(grid)]
-            self.rows += rows
-            self._stop_after(grid)
-            if self.finish_reason is not None:
-                return empty_tick(self, rows)
-            return row_tick(self, rows, grid, self._outputs, self.special, self._start_rows + start)
-
-    def _write(self, grid: np.ndarray, has_input: bool) -> np.ndarray:
-        """Put the pending output tokens into the last row, and the rows into the table."""
-        start, special = len(self.rows), self.special
-        said = self._pending[self._outputs]
-        if has_input:
-            said = np.where(said == ABSENT, special.silence, said)
-            self.input_end_row, self.input_end_time = start + len(grid) - 1, self.clock.now()
-        grid[-1, self._outputs] = said
-        content = (said != ABSENT) & (said < special.silence)
-        self._said[self._outputs] += content
-        self._said[self._outputs[said == special.end]] = 0
-        self._pending[:] = ABSENT
-        while start + len(grid) > len(self._grid):
-            self._grid = np.concatenate([self._grid, np.empty_like(self._grid)])
-        self._grid[start : start + len(grid)] = grid
-        for i, history in self.history.items():
-            if 0 <= grid[-1, i] < special.silence:
-                history.append(int(grid[-1, i]))
-        self._quiet = 0 if has_input or content.any() else self._quiet + self._is_input_over()
-        return grid
-
-    def _row(self, index: int, tokens: np.ndarray, now: float) -> Row:
-        present = {i: int(tokens[i]) for i in np.flatnonzero(tokens != ABSENT).tolist()}
-        text = {}
-        for i, token in present.items():
-            decoder = self._decoders[i]
-            piece = decoder.flush() if token == self.special.end else decoder.push(token)
-            if piece:
-                text[self.streams[i].name] = piece
-        return Row(index, {self.streams[i].name: t for i, t in present.items()}, text, now)
-
-    def _stop_after(self, grid: np.ndarray) -> None:
-        said = grid[-1, self._outputs]
-        rests = ((said == ABSENT) | (said == self.special.end)).all()
-        if rests and self._is_input_over():
-            self.finish("end")
-        elif len(self.rows) >= self._max_rows:
-            self.finish("max_rows")
-        elif self._quiet >= self.limits.quiet_rows:
-            self.finish("quiet")
+            writer, now = self._writer, self.clock.now()
+            if self.finish_reason is not None:  # cancelled since its width was asked
+                return empty_tick(self, [])
+            if not writer.is_prefilled:
+                return writer.prompt_tick(self)
+            room = writer.max_rows - len(self.rows)
+            arrived = {i: b.take(min(room, b.arrived(now))) for i, b in self._inboxes.items()}
+            tick = writer.write(self, arrived, now, input_over=self._is_input_over())
+            if any(arrived.values()):
+                self.input_end_row, self.input_end_time = len(self.rows) - 1, now
+            self._check_rows()
+            return tick if self.finish_reason is None else empty_tick(self, tick.rows_done)
 
     def receive(self, tick: Tick, tokens: np.ndarray) -> None:
         """Take the tokens sampled for a tick's queries (Q); they are said in the next tick."""
         with self._lock:
             self.clock.advance(len(tick), self.num_cached)
             self.num_cached += tick.num_visible
-            if not self._is_prefilled:
-                self._is_prefilled = True
+            if not self._writer.is_prefilled:
                 self.input_end_row = -1
+            if self.input_end_row == len(self.rows) - 1:
                 self.input_end_time = self.clock.now()
-            elif self.input_end_row == len(self.rows) - 1:
-                self.input_end_time = self.clock.now()
-            most = self.limits.max_message_tokens
-            if most is not None:
-                tokens = np.where(self._said[tick.outputs] >= most, self.special.end, tokens)
-            self._pending[tick.outputs] = tokens
+            self._writer.receive(tick, tokens)

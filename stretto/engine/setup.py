@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from stretto.engine.params import Limits, SamplingParams
-from stretto.engine.session import Setup
+from stretto.engine.params import Limits, SamplingParams, Setup
 from stretto.errors import ConfigError, InputError
 from stretto.models import MultiStreamLM
 from stretto.streams import StreamCodec, StreamSet, stream_set

@@ -3,6 +3,7 @@
 ``check_backend(open_backend)`` raises AssertionError at the first difference from the reference.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -157,11 +158,11 @@ def scripts(lm: MultiStreamLM) -> list[Script]:
     return made
 
 
-def play(engine: Engine, played: Sequence[Script]) -> list[StreamTable]:
-    """Run scripts together in the engine."""
-    sessions = []
-    for script in played:
-        session = engine.open(
+class _Actor:
+    """Plays one script on a session of its own."""
+
+    def __init__(self, engine: Engine, script: Script) -> None:
+        self.session = engine.open(
             script.streams,
             prompts=script.prompts,
             sampling=script.sampling,
@@ -169,10 +170,51 @@ def play(engine: Engine, played: Sequence[Script]) -> list[StreamTable]:
             seed=script.seed,
             clock=VirtualClock(script.latency),
         )
-        session.feed(script.arrivals, closed=script.closed)
-        sessions.append(session)
-    engine.run(sessions)
-    return [session.table for session in sessions]
+        self.session.feed(script.arrivals, closed=script.closed)
+        self.events = deque(script.events)
+        self.ticks = 0
+        self.happen()
+
+    def is_waited_for(self) -> bool:
+        """Whether something still happens to it."""
+        return bool(self.events) and self.session.finish_reason is None
+
+    def happen(self) -> None:
+        """Do what is due after this many ticks."""
+        while self.is_waited_for() and self.events[0].tick <= self.ticks:
+            event, session = self.events.popleft(), self.session
+            if event.kind == "send":
+                session.send(event.stream, event.tokens, rate=event.rate, end=event.end)
+            elif event.kind == "interrupt":
+                session.interrupt(event.stream, event.tokens, end=event.end)
+            elif event.kind == "close":
+                session.close(event.stream or None)
+            else:
+                session.cancel()
+
+    def hurry(self) -> None:
+        """Nobody can move: let the next event happen, if it takes part at all."""
+        if self.session.line is not None and self.is_waited_for():
+            self.ticks = max(self.ticks, self.events[0].tick)
+            self.happen()
+        elif self.session.line is not None:
+            self.session.finish("quiet")
+
+
+def play(engine: Engine, played: Sequence[Script]) -> list[StreamTable]:
+    """Run scripts together in the engine."""
+    actors = [_Actor(engine, script) for script in played]
+    by_session = {actor.session: actor for actor in actors}
+    while any(actor.is_waited_for() for actor in actors):
+        took_part = [by_session[session] for session, _ in engine.step()]
+        for actor in took_part:
+            actor.ticks += 1
+            actor.happen()
+        if not took_part:
+            for actor in actors:
+                actor.hurry()
+    engine.run(by_session)
+    return [actor.session.table for actor in actors]
 
 
 def check_backend(open_backend: Callable[[MultiStreamLM], Backend]) -> None:

@@ -34,7 +34,7 @@ class EfficiencyConfig:
         latency: file of `stretto eval latency`, whose seconds are then used (then nothing is run
             in real time); empty measures on this machine.
         max_rows: rows after which a session is stopped.
-        max_message_tokens: answer tokens after which a session is stopped: the guard against
+        max_message_tokens: tokens after which a message of the answer is ended: the guard against
             endless repetition.
         device, dtype: as for the engine.
         seed: of generated items.

@@ -42,10 +42,10 @@ class TickWriter:
         self.prompts = {name: list(ids) for name, ids in (prompts or {}).items()}
         self._rows: list[list[int]] = []
         self._queues: dict[int, deque[int]] = {i: deque() for i in streams.outputs}
-        self._states = {i: self._first_state(i) for i in streams.outputs}
-
-    def _first_state(self, i: int) -> _State:
-        return _State.LIVE if self.prompts.get(self.streams[i].name) else _State.NEW
+        self._states = {
+            i: _first_state(self.prompts.get(streams[i].name, ()), codec.special)
+            for i in streams.outputs
+        }
 
     def queue(self, name: str, ids: Sequence[int], *, end: bool = True) -> None:
         """Let an output say ``ids`` from the next tick on, then ``end`` (unless more follows).
@@ -180,8 +180,8 @@ def validate(table: StreamTable) -> None:
     last_rows = np.flatnonzero(has_output)
     if len(table) and (not last_rows.size or last_rows[-1] != len(table) - 1):
         raise InputError(f"row {len(table) - 1}: the last tick has no output cell in its last row")
-    states = {i: _State.LIVE if table.prompts.get(table.streams[i].name) else _State.NEW
-              for i in outputs}  # fmt: skip
+    prompts = {i: table.prompts.get(table.streams[i].name, ()) for i in outputs}
+    states = {i: _first_state(prompt, table.special) for i, prompt in prompts.items()}
     first = 0
     for last in last_rows.tolist():
         fed = present[first : last + 1][:, inputs]
@@ -194,6 +194,13 @@ def validate(table: StreamTable) -> None:
             except InputError as error:
                 raise InputError(f"row {last}, stream {table.streams[i].name!r}: {error}") from None
         first = last + 1
+
+
+def _first_state(prompt: Sequence[int], special: SpecialIds) -> _State:
+    """State of an output before the first row: a prompt may leave it at rest."""
+    if not prompt:
+        return _State.NEW
+    return _State.RESTING if prompt[-1] == special.end else _State.LIVE
 
 
 def _check_input(table: StreamTable, i: int) -> None:

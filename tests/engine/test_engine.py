@@ -1,5 +1,7 @@
 """Rows, arrivals, limits and endings, on a tiny random model steered by what it may sample."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from stretto.engine.batch import RowBatch
 from stretto.engine.reference import Script
 from stretto.engine.session import Session
 from stretto.engine.testing import play, scripts, tiny_codec, tiny_lm
-from stretto.errors import ConfigError, InputError
-from stretto.streams import ABSENT, AGENT, AUDIT, READ, SINGLE, StreamTable
+from stretto.errors import ConfigError, InputError, LimitError
+from stretto.streams import ABSENT, AGENT, AUDIT, READ, SINGLE, StreamSet, StreamTable
 from stretto.streams.ticks import validate
 
 LM, CODEC = tiny_lm(READ), tiny_codec()
@@ -120,6 +122,22 @@ def test_max_message_tokens_ends_a_message(engine: Engine) -> None:
     assert rows(session)[-5:] == [[E, S], [_, 65], [_, 65], [_, 65], [_, E]]
 
 
+@pytest.mark.parametrize("prompts", [{}, {"user": [1], "answer": [66] * 5}])
+def test_max_message_tokens_holds_for_every_message(engine: Engine, prompts: dict) -> None:
+    """Whatever woke it, a message has at most 3 tokens; silence and the prompt do not count."""
+    arrivals = [(0.0, "user", 1), (2.0, "user", 2), *((4 + STEP * i, "user", i) for i in range(9))]
+    may_pause = SamplingParams(temperature=2.0, allowed=(65, S))
+    for params in (TALK, may_pause):
+        script = Script(
+            READ, prompts, arrivals, sampling={"answer": params}, latency=lambda c, k: STEP,
+            limits=Limits(max_rows=60, max_message_tokens=3, quiet_rows=60), seed=3,
+        )  # fmt: skip
+        [table] = play(engine, [script])
+        said = [t for t in table.rows[:, 1].tolist() if t not in (S, _)]
+        assert said == [65, 65, 65, E] * said.count(E) and said.count(E) >= 3
+        assert table == reference.run(LM, script)
+
+
 def test_a_burst_is_cut_at_max_rows(engine: Engine) -> None:
     session = engine.open(sampling=TALK, limits=Limits(max_rows=4), clock=clock())
     session.send("user", list(range(10)))
@@ -181,6 +199,151 @@ def test_cancel_frees_the_line(engine: Engine) -> None:
     assert second.line == 0 and len(first.rows) == 1
     with pytest.raises(InputError, match="session is over"):
         first.send("user", "x")
+
+
+def test_a_stream_that_is_closed_takes_nothing_but_an_interrupt(engine: Engine) -> None:
+    session = engine.open(sampling=HUSH, limits=Limits(quiet_rows=1), clock=clock())
+    session.send("user", [1, 2, 3], rate=1 / STEP)
+    session.close("user")
+    with pytest.raises(InputError, match="'user' is closed: only interrupt"):
+        session.send("user", [4])
+    with pytest.raises(InputError, match="'user' is closed"):
+        session.feed([(0.0, "user", 4)])
+    engine.step()
+    assert session.interrupt("user", [9]) == 2  # 3 and its `end`
+    session.send("user", [8])
+    session.close("user")
+    engine.run([session])
+    assert [t for t in session.table.rows[:, 0].tolist() if t != _] == [1, 2, 9, 8, E]
+    with pytest.raises(InputError, match=r"session is over \(quiet\)"):
+        session.interrupt("user", [1])
+
+
+def test_an_interrupt_before_the_prefill_is_read_after_it(engine: Engine) -> None:
+    session = engine.open(prompts={"user": [7]}, sampling=TALK, limits=Limits(max_rows=3),
+                          clock=clock())  # fmt: skip
+    session.send("user", [1, 2, 3], rate=1 / STEP)
+    assert session.interrupt("user", [5]) == 2
+    engine.run([session])
+    assert rows(session) == [[1, _], [5, S], [_, 65]]
+
+
+def test_what_is_done_during_a_forward_pass_counts_from_the_next_tick() -> None:
+    """As from another thread: sent, interrupted, cancelled while the back end works."""
+    todo = []
+
+    class Busy(TransformersBackend):
+        def forward(self, batch: RowBatch) -> Tensor:
+            if todo:
+                todo.pop(0)()
+            return super().forward(batch)
+
+    engine = Engine(LM, CODEC, backend=Busy(LM))
+    session = engine.open(sampling=TALK, clock=clock())
+    session.send("user", list(range(9)), rate=1.5 / STEP)
+    todo += [lambda: session.interrupt("user", [5, 6]), lambda: None, session.cancel]
+    for _i in range(4):
+        engine.step()
+    # Cancelled while the third tick was read: what it said stays, what was sampled is dropped.
+    assert rows(session) == [[0, S], [5, _], [6, 65], [_, 65]]
+    assert session.finish_reason == "cancelled" and engine.step() == []
+
+
+def test_cancelling_in_catch_up_leaves_others_alone(engine: Engine) -> None:
+    script = Script(READ, arrivals=[(0.1 * i, "user", i) for i in range(9)], seed=1,
+                    limits=Limits(max_rows=20, quiet_rows=3))  # fmt: skip
+    session = engine.open(sampling=TALK, clock=clock())
+    session.send("user", list(range(40)))
+    engine.step()  # its backlog is being read
+    session.cancel()
+    assert len(session.rows) == 40 and rows(session)[-1] == [39, S]
+    [table] = play(engine, [script])  # on the line that became free
+    assert table == reference.run(LM, script)
+
+
+def test_deadline_while_nothing_ever_arrives() -> None:
+    """Silent rows go on until then, in virtual time and in real time."""
+    engine = Engine(LM, CODEC)
+    for used in (clock(), WallClock()):
+        session = engine.open(sampling=HUSH, limits=Limits(max_rows=9999, deadline_s=0.25),
+                              clock=used)  # fmt: skip
+        engine.run([session])
+        assert session.finish_reason == "deadline"
+        assert session.rows and all(row.tokens == {"answer": S} for row in session.rows)
+    assert session.clock.now() < 60
+
+
+def test_waiting_for_a_line(engine: Engine) -> None:
+    """A session that has no turn yet is neither over nor asked; its deadline counts."""
+    engine = Engine(LM, CODEC, max_sessions=1)
+    first, second = (engine.open(sampling=DONE, clock=clock()) for _i in range(2))
+    late = engine.open(sampling=DONE, limits=Limits(deadline_s=1e-6), clock=WallClock())
+    second.send("user", [1])
+    second.close()
+    late.send("user", [1])
+    with pytest.raises(LimitError, match="all 1 sessions that may be active wait for input"):
+        engine.run([second])
+    assert second.finish_reason is None and late.finish_reason == "deadline" and not late.rows
+    assert late.next_event() == 1e-6  # not its arrival, which is due
+    engine.run([first, second])
+    assert (first.finish_reason, second.finish_reason) == ("quiet", "end")
+
+
+def test_who_waits_for_a_line_waits_for_the_arrivals_of_its_holder() -> None:
+    engine = Engine(LM, CODEC, max_sessions=1)
+    first = engine.open(sampling=DONE, clock=WallClock())
+    first.feed([(0.3, "user", 1)])
+    second = engine.open(sampling=DONE, clock=clock())
+    second.close()
+    engine.run([second])
+    assert (first.finish_reason, second.finish_reason) == ("end", "end")
+    assert any(row.time >= 0.3 for row in first.rows)
+
+
+def test_what_another_thread_sends_is_read_at_once(engine: Engine) -> None:
+    session = engine.open(sampling=DONE, limits=Limits(deadline_s=60), clock=WallClock())
+    session.feed([(50.0, "user", 1)], closed=False)
+    timer = threading.Timer(0.2, session.interrupt, ("user", [2]))
+    timer.start()
+    engine.run([session])
+    assert rows(session)[-2:] == [[2, S], [_, E]] and session.clock.now() < 40
+
+
+def test_a_failed_step_ends_the_sessions_in_it_only() -> None:
+    class Broken(TransformersBackend):
+        def forward(self, batch: RowBatch) -> Tensor:
+            if batch.tokens.shape[0] == 1:
+                raise KeyboardInterrupt
+            return super().forward(batch)
+
+    engine = Engine(LM, CODEC, backend=Broken(LM))
+    alone = engine.open(sampling=TALK, clock=clock())
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    assert alone.finish_reason == "error"
+    two = [engine.open(sampling=TALK, limits=Limits(max_rows=4), clock=clock()) for _i in range(2)]
+    engine.run(two)
+    assert [rows(session) for session in two] == [[[_, S]] + [[_, 65]] * 3] * 2
+
+
+def test_sessions_with_other_streams_and_masks_share_a_step() -> None:
+    """Each as if alone, while lines are added, given back and used again."""
+    lm = tiny_lm(AUDIT)
+    only = [SamplingParams(temperature=3.0, allowed=ids) for ids in ((65, 66), (70, S), (E, 71))]
+    scripts = [
+        Script(streams, {"answer": [n + 1] * n}, [(0.1 * n, "user", n)], seed=n,
+               sampling=dict.fromkeys((s.name for s in streams if s.name != "user"), only[n % 3]),
+               limits=Limits(max_rows=4 + 5 * (n % 4), quiet_rows=6))
+        for n, streams in enumerate([AUDIT, READ, StreamSet(reversed(list(AUDIT)))] * 3)
+    ]  # fmt: skip
+    expected = [reference.run(lm, script) for script in scripts]
+    for most in (2, 9):
+        engine = Engine(lm, CODEC, max_sessions=most)
+        assert play(engine, scripts) == expected
+        assert play(engine, scripts[::-1]) == expected[::-1]
+    for table, n in zip(expected, range(9), strict=True):
+        said = table.rows[:, list(table.streams.outputs)]
+        assert set(said[said != ABSENT].tolist()) <= {*only[n % 3].allowed, S}  # woken by a given S
 
 
 def test_a_cancelled_session_ignores_what_was_sampled_meanwhile(engine: Engine) -> None:

@@ -56,6 +56,16 @@ def test_a_prompted_output_speaks_in_the_first_tick() -> None:
     validate(writer.table())
 
 
+def test_a_prompt_that_closes_with_end_leaves_its_output_at_rest() -> None:
+    writer = TickWriter(READ, CODEC, {"answer": [3, E]})
+    assert writer.is_resting("answer") and not writer.has_live()
+    writer.tick({"user": [5]})
+    assert writer.table().rows.tolist() == [[5, S]]
+    validate(writer.table())
+    with pytest.raises(InputError, match="after a rest must be the given silence"):
+        validate(read_table([[5, 7]], {"answer": [3, E]}))
+
+
 def test_pauses_and_bursts_of_a_message() -> None:
     writer = TickWriter(READ, CODEC)
     writer.message("user", [5, 6, 7], sizes=[2, 0, 2])
