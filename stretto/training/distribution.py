@@ -61,6 +61,19 @@ def shard_on_cpu(accelerator: Any) -> bool:
     return True
 
 
+def reshard(model: Any) -> None:
+    """Put what FSDP has gathered back into shards; nothing where there is no FSDP.
+
+    A backward pass does so by itself. After a forward pass alone the outermost parameters stay
+    whole, and the optimiser's state, which knows the shards only, could not be saved.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def check_sharding(accelerator: Any) -> None:
     """Refuse FSDP settings that could not be honoured.
 

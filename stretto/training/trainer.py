@@ -23,7 +23,7 @@ from stretto.models.batch import StreamBatch
 from stretto.models.wrapper import MultiStreamLM
 from stretto.streams import IGNORE, Cells
 from stretto.training.config import OptimiserSettings, TrainConfig
-from stretto.training.distribution import check_sharding, shard_on_cpu
+from stretto.training.distribution import check_sharding, reshard, shard_on_cpu
 from stretto.training.stream_loss import StreamLoss, count_cells, loss_report, stream_loss
 
 _TRAINED = "trained.pt"
@@ -153,6 +153,7 @@ class StreamTrainer(Trainer):
                 sums += loss.sums
                 counts += loss.counts
         model.train()
+        reshard(model)
         sums, counts = self._of_all_ranks(sums), self._of_all_ranks(counts)
         report = {f"eval_{k}": v for k, v in loss_report(sums, counts, self.lm.streams).items()}
         self.log(report)
