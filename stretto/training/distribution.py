@@ -61,6 +61,15 @@ def shard_on_cpu(accelerator: Any) -> bool:
     return True
 
 
+def values_held(model: Any) -> tuple[int, int]:
+    """How many of a model's values lie in this process, and how many there are."""
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(model.parameters())
+    held = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
+    return sum(p.numel() for p in held), sum(p.numel() for p in parameters)
+
+
 def reshard(model: Any) -> None:
     """Put what FSDP has gathered back into shards; nothing where there is no FSDP.
 
@@ -90,11 +99,6 @@ def check_sharding(accelerator: Any) -> None:
         )
     if plugin.fsdp_version != 2:
         raise ConfigError("accelerate config: set fsdp_version: 2 (version 1 is on its way out)")
-    if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
-        raise ConfigError(
-            "accelerate config: set fsdp_state_dict_type: FULL_STATE_DICT, so that checkpoints "
-            "hold whole tensors"
-        )
     if plugin.cpu_ram_efficient_loading:
         raise ConfigError(
             "accelerate config: set fsdp_cpu_ram_efficient_loading: false; every process loads "
