@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,19 @@ SETTINGS: dict[str, object] = {
 }  # fmt: skip
 
 
+pytestmark = pytest.mark.timeout(400)  # seconds of work, but Python starts thrice
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_behind() -> Iterator[None]:
+    """End what a failed test has left running."""
+    yield
+    left = psutil.Process().children(recursive=True)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=20)
+
+
 def start(folder: Path, config: TrainConfig, kind: str, *more: str) -> subprocess.Popen[bytes]:
     """``stretto train`` in two processes, each of which takes half of the packs."""
     recipe = folder / "recipe.yaml"
@@ -57,12 +71,12 @@ def environment(kind: str) -> dict[str, str]:
 
 def finish(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Wait for both processes."""
-    assert process.wait(100) == 0, (folder / "log").read_text()[-4000:]
+    assert process.wait(300) == 0, (folder / "log").read_text()[-4000:]
 
 
 def kill_after(process: subprocess.Popen[bytes], folder: Path, step: int) -> None:
     """Kill launcher and processes when the run has logged a step."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if (folder / "two" / "events.jsonl").exists() and (step, "content") in losses(
             folder / "two"
