@@ -215,7 +215,7 @@ def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
         seed=config.seed,
         data_seed=config.seed,
         remove_unused_columns=False,
-        # A last batch that is cut short would be filled up with repeated packs in several processes.
+        # Several processes would fill up a last batch that is cut short with repeated packs.
         dataloader_drop_last=True,
         disable_tqdm=True,
         report_to=[],

@@ -71,14 +71,16 @@ class StreamTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
 
     def create_accelerator_and_postprocess(self) -> None:
-        """accelerate's part in this run, FSDP on CPUs included."""
+        """What accelerate does for this run, FSDP on CPUs included."""
         super().create_accelerator_and_postprocess()
         self.is_fsdp_enabled |= shard_on_cpu(self.accelerator)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Content and silence cells of one optimiser step, over micro-batches and processes (2)."""
-        cells = [count_cells(inputs["labels"], self.lm.special) for inputs in batch_samples]
-        return self._of_all_ranks(torch.stack(cells).sum(0).to(device))
+        cells = torch.zeros(2, dtype=torch.long, device=device)
+        for inputs in batch_samples:
+            cells += count_cells(inputs["labels"], self.lm.special).to(device)
+        return self._of_all_ranks(cells)
 
     def compute_loss(
         self,
@@ -193,10 +195,17 @@ class StreamTrainer(Trainer):
     def trained_state(self) -> dict[str, Tensor]:
         """Trained tensors by name, whole and on the CPU.
 
-        Where FSDP has them in shards, all processes must call this together.
+        Where FSDP has them in shards, all processes must call this together; those that write
+        nothing get nothing, as the memory of a machine may not hold a copy for each.
         """
-        named = [(n, p.detach()) for n, p in self.lm.named_parameters() if p.requires_grad]
-        return {n: (t.full_tensor() if isinstance(t, DTensor) else t).cpu() for n, t in named}
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.lm.named_parameters():
+            if parameter.requires_grad:
+                tensor = parameter.detach()
+                whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+                if self.args.should_save:
+                    state[name] = whole.cpu()
+        return state
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Trainer asks twice after the last step. Writing over a whole checkpoint would leave none
@@ -207,7 +216,8 @@ class StreamTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the trained tensors; under FSDP without gathering the base, as Trainer would."""
-        self._save(output_dir)
+        if self.args.should_save or self.is_fsdp_enabled:
+            self._save(output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
