@@ -172,6 +172,7 @@ def test_settings_that_cannot_be_honoured_are_refused(
     from accelerate.utils import FullyShardedDataParallelPlugin
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # the plugin sets it for good
     plugin = FullyShardedDataParallelPlugin(**({"fsdp_version": 2} | settings))
     with pytest.raises(ConfigError, match=message):
         check_sharding(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
