@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from transformers import TrainerCallback
 
 from stretto.runs import Run
+from stretto.training.distribution import values_held
 
 
 class ProgressCallback(TrainerCallback):
@@ -33,8 +34,13 @@ class ProgressCallback(TrainerCallback):
         self._task = self._bar.add_task("starting", total=steps)
         self._last = time.monotonic()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show the bar, from where a resumed run goes on."""
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Show the bar, from where a resumed run goes on; write how the model is spread."""
+        if self._run is not None and model is not None:
+            held, values = values_held(model)
+            self._run.event("spread", processes=args.world_size, values=values, held=held)
         self._bar.start()
         self._bar.update(self._task, completed=state.global_step)
         self._last = time.monotonic()

@@ -21,7 +21,7 @@ from stretto.streams.build import Sample, Shards, load_shards
 from stretto.streams.packing import num_too_long, pack
 from stretto.training.config import TrainConfig
 from stretto.training.curves import plot_losses
-from stretto.training.distribution import processes, rank
+from stretto.training.distribution import check_launch, rank, sharded
 from stretto.training.progress import ProgressCallback
 from stretto.training.trainer import PackDataset, StreamTrainer, checkpoint_step, load_trained
 
@@ -40,9 +40,11 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
         the folder of the finished checkpoint.
 
     Raises:
-        ConfigError: the run to be resumed had other settings, data or number of processes.
+        ConfigError: the run to be resumed had other settings, data, sharding or number of
+            processes, or the launch cannot be honoured.
         CheckpointError, InputError: model, data or run folder cannot be read.
     """
+    check_launch()
     args = _arguments(config, output)
     set_seed(config.seed)
     shards = load_shards(data)
@@ -51,7 +53,14 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
     packs, held_out_packs = _packs(training, config), _packs(held_out, config)
     if not packs:
         raise InputError(f"{data}: no sample has at most {config.pack_cells} cells (pack_cells)")
-    origin = {"data": _fingerprint(shards), "processes": processes()}
+    packs_per_pass = config.packs_per_batch * args.world_size
+    if len(packs) < packs_per_pass:
+        raise InputError(
+            f"{data}: {len(packs)} packs, but a forward pass takes {packs_per_pass} "
+            "(packs_per_batch in each process); lower packs_per_batch or pack_cells"
+        )
+    # The number of processes as torch has it, not as the launcher meant it.
+    origin = {"data": _fingerprint(shards), "processes": args.world_size, "sharded": sharded()}
     run = _open_run(output, config, origin, resume)
     last = _last_checkpoint(output) if resume else None
     progress = ProgressCallback(run, config.steps)
@@ -60,7 +69,7 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
         config,
         args,
         train_dataset=PackDataset(packs),
-        eval_dataset=_even(held_out_packs, config.packs_per_batch * processes()),
+        eval_dataset=_even(held_out_packs, packs_per_pass),
         callbacks=[progress],
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
@@ -206,6 +215,8 @@ def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
         seed=config.seed,
         data_seed=config.seed,
         remove_unused_columns=False,
+        # Several processes would fill up a last batch that is cut short with repeated packs.
+        dataloader_drop_last=True,
         disable_tqdm=True,
         report_to=[],
         dataloader_num_workers=0,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stretto.streams import SpecialIds, StreamSet
+from stretto.streams import IGNORE, SpecialIds, StreamSet
 
 _CHUNK = 1024
 """Cells whose float32 log-probabilities are held at once; bounds memory to chunk x V."""
@@ -36,6 +36,7 @@ def stream_loss(
     special: SpecialIds,
     num_streams: int,
     silence_weight: float,
+    cells: Tensor | None = None,
 ) -> StreamLoss:
     """Cross-entropy of labelled cells (ARCHITECTURE.md section 5).
 
@@ -46,6 +47,8 @@ def stream_loss(
         special: ids of silence and end; ``end`` counts as content.
         num_streams: S.
         silence_weight: of the mean silence loss beside the mean content loss.
+        cells: content and silence cells that the two means are over (2); by default those given
+            here. Where these are a part of a larger batch, the totals of its parts add up.
     """
     losses = torch.cat(
         [
@@ -54,8 +57,9 @@ def stream_loss(
         ]
     )
     silent = labels == special.silence
-    content_mean = losses[~silent].sum() / (~silent).sum().clamp(min=1)
-    silence_mean = losses[silent].sum() / silent.sum().clamp(min=1)
+    content, silence = (count_cells(labels, special) if cells is None else cells).clamp(min=1)
+    content_mean = losses[~silent].sum() / content
+    silence_mean = losses[silent].sum() / silence
     where = silent.long() * num_streams + streams
     sums = torch.zeros(2 * num_streams, device=losses.device).index_add_(0, where, losses.detach())
     counts = torch.bincount(where, minlength=2 * num_streams)
@@ -64,6 +68,12 @@ def stream_loss(
         sums=sums.view(2, num_streams),
         counts=counts.view(2, num_streams),
     )
+
+
+def count_cells(labels: Tensor, special: SpecialIds) -> Tensor:
+    """Content and silence cells among labels of any shape (2); those without a label in neither."""
+    silence = (labels == special.silence).sum()
+    return torch.stack([(labels != IGNORE).sum() - silence, silence])
 
 
 def loss_report(sums: Tensor, counts: Tensor, streams: StreamSet) -> dict[str, float]:

@@ -10,19 +10,21 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
 from stretto.errors import CheckpointError
 from stretto.models.batch import StreamBatch
 from stretto.models.wrapper import MultiStreamLM
 from stretto.streams import IGNORE, Cells
 from stretto.training.config import OptimiserSettings, TrainConfig
-from stretto.training.distribution import check_sharding
-from stretto.training.stream_loss import StreamLoss, loss_report, stream_loss
+from stretto.training.distribution import check_sharding, reshard, shard_on_cpu
+from stretto.training.stream_loss import StreamLoss, count_cells, loss_report, stream_loss
 
 _TRAINED = "trained.pt"
 VECTORS = ("stream_embedding", "special_in", "special_out")
@@ -57,12 +59,28 @@ class StreamTrainer(Trainer):
         self._evaluation: tuple[int, dict[str, float]] = (-1, {})
         self._saved_at = -1
         self._totals_device = args.device
+        # One process with several GPUs uses one: nn.DataParallel could not split a StreamBatch.
+        args._n_gpu = min(args.n_gpu, 1)
         self._reset_totals()
         # What FSDP shards layer by layer; it looks for this where Hugging Face models have it.
         untyped: Any = model
         untyped._no_split_modules = model.base._no_split_modules
         super().__init__(model=model, args=args, data_collator=collate, **options)
         check_sharding(self.accelerator)
+        # compute_loss divides by the cells of the whole step, so Trainer must not divide again.
+        self.model_accepts_loss_kwargs = True
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """What accelerate does for this run, FSDP on CPUs included."""
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled |= shard_on_cpu(self.accelerator)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        """Content and silence cells of one optimiser step, over micro-batches and processes (2)."""
+        cells = torch.zeros(2, dtype=torch.long, device=device)
+        for inputs in batch_samples:
+            cells += count_cells(inputs["labels"], self.lm.special).to(device)
+        return self._of_all_ranks(cells)
 
     def compute_loss(
         self,
@@ -71,14 +89,19 @@ class StreamTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Loss of one micro-batch; its parts are added to the running totals."""
-        loss = self._loss(model, StreamBatch(**inputs))
+        """Part of one micro-batch in the loss of its optimiser step; added to the running totals.
+
+        The means are over all cells of the step, so it does not matter how they are spread over
+        micro-batches and processes. Gradients are averaged over the processes; hence the factor.
+        """
+        loss = self._loss(model, StreamBatch(**inputs), num_items_in_batch)
         self._sums += loss.sums
         self._counts += loss.counts
         self._cells += (inputs["samples"] >= 0).sum()
-        return (loss.total, {}) if return_outputs else loss.total
+        total = loss.total * self.accelerator.num_processes
+        return (total, {}) if return_outputs else total
 
-    def _loss(self, model: Any, batch: StreamBatch) -> StreamLoss:
+    def _loss(self, model: Any, batch: StreamBatch, cells: Tensor | None = None) -> StreamLoss:
         assert batch.labels is not None
         labels = batch.labels.flatten()
         select = (labels != IGNORE).nonzero().squeeze(1)
@@ -90,6 +113,7 @@ class StreamTrainer(Trainer):
             self.lm.special,
             len(self.lm.streams),
             self.run_config.silence_weight,
+            cells,
         )
 
     def _reset_totals(self) -> None:
@@ -131,6 +155,7 @@ class StreamTrainer(Trainer):
                 sums += loss.sums
                 counts += loss.counts
         model.train()
+        reshard(model)
         sums, counts = self._of_all_ranks(sums), self._of_all_ranks(counts)
         report = {f"eval_{k}": v for k, v in loss_report(sums, counts, self.lm.streams).items()}
         self.log(report)
@@ -170,10 +195,17 @@ class StreamTrainer(Trainer):
     def trained_state(self) -> dict[str, Tensor]:
         """Trained tensors by name, whole and on the CPU.
 
-        Where FSDP has them in shards, all processes must call this together.
+        Where FSDP has them in shards, all processes must call this together; those that write
+        nothing get nothing, as the memory of a machine may not hold a copy for each.
         """
-        named = [(n, p.detach()) for n, p in self.lm.named_parameters() if p.requires_grad]
-        return {n: (t.full_tensor() if isinstance(t, DTensor) else t).cpu() for n, t in named}
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.lm.named_parameters():
+            if parameter.requires_grad:
+                tensor = parameter.detach()
+                whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+                if self.args.should_save:
+                    state[name] = whole.cpu()
+        return state
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Trainer asks twice after the last step. Writing over a whole checkpoint would leave none
@@ -181,6 +213,21 @@ class StreamTrainer(Trainer):
         if self._saved_at != self.state.global_step:
             super()._save_checkpoint(model, trial)
             self._saved_at = self.state.global_step
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained tensors; under FSDP without gathering the base, as Trainer would."""
+        if self.args.should_save or self.is_fsdp_enabled:
+            self._save(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # Trainer's own would write the whole base here too.
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         trained = self.trained_state()

@@ -10,14 +10,18 @@ from stretto.training.config import TrainConfig
 from tests.streams.bpe_codec import bpe_codec
 
 
-def prepare(folder: Path, **changes: object) -> TrainConfig:
-    """Write base model and shards (``folder/data``); settings for a run of a second or two."""
+def prepare(folder: Path, *, tied: bool = False, **changes: object) -> TrainConfig:
+    """Write base model and shards (``folder/data``); settings for a run of a second or two.
+
+    A tied base has one matrix for embedding and unembedding.
+    """
     codec, base = bpe_codec(), folder / "base"
     torch.manual_seed(0)
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=codec.special.silence, hidden_size=32, intermediate_size=64,
             num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            tie_word_embeddings=tied,
         )
     ).save_pretrained(base)  # fmt: skip
     (base / "tokenizer.json").write_text(codec.tokenizer_json)

@@ -59,6 +59,14 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
     assert losses(tmp_path / "lean") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
 
 
+def test_accumulated_passes_are_one_batch(tmp_path: Path) -> None:
+    config = prepare(tmp_path, steps=3, packs_per_batch=4)
+    train(config, tmp_path / "whole", data=tmp_path / "data")
+    config = replace(config, packs_per_batch=1, accumulate=4)
+    train(config, tmp_path / "parts", data=tmp_path / "data")
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=2e-5)
+
+
 def test_bfloat16_runs(tmp_path: Path) -> None:
     train(prepare(tmp_path, dtype="bfloat16", steps=2), tmp_path / "run", data=tmp_path / "data")
 
@@ -145,7 +153,11 @@ def test_held_out_losses_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"pack_cells": 3}, "no sample has at most 3 cells"), ({"holdout": 60}, "holdout is 60")],
+    [
+        ({"pack_cells": 3}, "no sample has at most 3 cells"),
+        ({"packs_per_batch": 99}, "16 packs, but a forward pass takes 99"),
+        ({"holdout": 60}, "holdout is 60"),
+    ],
 )
 def test_data_that_do_not_suffice_leave_no_run_folder(
     tmp_path: Path, changes: dict[str, int], message: str

@@ -8,7 +8,7 @@ import torch
 from stretto.engine.testing import random_table, tiny_lm
 from stretto.models import StreamBatch
 from stretto.streams import AUDIT, IGNORE, SpecialIds
-from stretto.training.stream_loss import loss_report, stream_loss
+from stretto.training.stream_loss import count_cells, loss_report, stream_loss
 
 SPECIAL = SpecialIds(silence=2, end=3)
 
@@ -31,6 +31,20 @@ def test_loss_by_hand() -> None:
             "silence.answer": silence,
         }
     )
+
+
+def test_parts_of_a_step_add_up_to_its_loss() -> None:
+    torch.manual_seed(0)
+    logits, streams = torch.randn(7, 4), torch.ones(7, dtype=torch.long)
+    labels = torch.tensor([0, 1, 2, 2, 3, 2, 1])  # the parts differ in size and share of silence
+    whole = stream_loss(logits, labels, streams, SPECIAL, 3, 0.2)
+    cells = count_cells(torch.cat([labels, torch.tensor([IGNORE])]), SPECIAL)
+    assert cells.tolist() == [4, 3]
+    parts = [
+        stream_loss(logits[part], labels[part], streams[part], SPECIAL, 3, 0.2, cells)
+        for part in (slice(0, 2), slice(2, 7))
+    ]
+    torch.testing.assert_close(parts[0].total + parts[1].total, whole.total)
 
 
 def test_without_silence_or_without_content_the_loss_is_finite() -> None:
