@@ -85,8 +85,8 @@ class EfficiencyConfig:
         return system == "single" or (system, rate, lag) == ("read", self.goal_rate, self.lag)
 
     def models(self) -> dict[str, str]:
-        """Model name by role."""
-        return {"model": self.model, "baseline": self.baseline, "base": self.base}
+        """Model name by role; what the goals compare comes first."""
+        return {"baseline": self.baseline, "model": self.model, "base": self.base}
 
 
 def _at_least(a: int, b: int) -> bool:

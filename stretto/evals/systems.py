@@ -83,7 +83,7 @@ def conditions(config: EfficiencyConfig) -> list[tuple[System, str, str]]:
         else:
             lag = "all" if name == "prefilled" else ""
             found[SYSTEMS[name], ANY_RATE, lag] = None
-    roles = ("base", "baseline", "model")
+    roles = list(config.models())
 
     def order(condition: tuple[System, str, str]) -> tuple[int, bool]:
         system, rate, lag = condition

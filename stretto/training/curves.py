@@ -8,7 +8,8 @@ from stretto.runs import Run
 def plot_losses(run: Run, path: Path) -> None:
     """Draw content and silence loss, training and held out, over steps.
 
-    Events that a resumed run wrote twice for a step count once, the last time.
+    Events that a resumed run wrote twice for a step count once, the last time. A model of one
+    stream is never silent: its picture has one panel.
     """
     import matplotlib
 
@@ -18,10 +19,13 @@ def plot_losses(run: Run, path: Path) -> None:
     by_step: dict[tuple[str, int], float] = {}
     for event in run.events("log"):
         for name in ("content", "silence", "eval_content", "eval_silence"):
-            if event.get(name) is not None:
+            if event.get(name):  # a loss of exactly 0 is one over nothing
                 by_step[name, event["step"]] = event[name]
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for axis, kind in zip(axes, ("content", "silence"), strict=True):
+    seen = {name.removeprefix("eval_") for name, _ in by_step}
+    kinds = [kind for kind in ("content", "silence") if kind in seen] or ["content"]
+    size = (4.5 * len(kinds), 3.2)
+    figure, axes = pyplot.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
+    for axis, kind in zip(axes[0], kinds, strict=True):
         for name, style in ((kind, "-"), (f"eval_{kind}", "o-")):
             points = sorted((step, loss) for (n, step), loss in by_step.items() if n == name)
             if points:
@@ -31,6 +35,7 @@ def plot_losses(run: Run, path: Path) -> None:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()
-    axes[1].set_yscale("log")
+        if kind == "silence":
+            axis.set_yscale("log")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -84,7 +84,8 @@ def test_filters_keep_what_they_say() -> None:
 
     def kept(top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> list[int]:
         one = [torch.tensor([x]) for x in (1.0, top_k, top_p, min_p)]
-        return torch.isfinite(filter_logits(logits, Chooser(*one)))[0].nonzero()[:, 0].tolist()
+        chooser = Chooser(one[0], one[1], one[2], one[3])
+        return torch.isfinite(filter_logits(logits, chooser))[0].nonzero()[:, 0].tolist()
 
     assert kept(top_k=2) == [0, 1]
     assert kept(top_p=0.69) == [0, 1]

@@ -14,7 +14,7 @@ CODEC = tiny_codec()
 S, E = CODEC.special.silence, CODEC.special.end
 LMS = {"audit": tiny_lm(AUDIT), "agent": tiny_lm(AGENT, mask_rule="strict", seed=3)}
 SETS = {
-    "audit": [AUDIT, READ, StreamSet(reversed(list(AUDIT)))],
+    "audit": [AUDIT, READ, StreamSet(list(AUDIT)[::-1])],
     "agent": [AGENT, StreamSet([AGENT[i] for i in (5, 1, 3)])],
 }
 STOPS = tuple(range(0, 256, 5))

@@ -61,7 +61,7 @@ def test_frontier_shares_what_read_has_done() -> None:
     names = [(system.name, rate, lag) for system, rate, lag in conditions(CONFIG)]
     assert names.count(("read", "20", "1")) == 1
     roles = [system.role for system, _, _ in conditions(CONFIG)]
-    assert roles == sorted(roles, key=("base", "baseline", "model").index)
+    assert roles == sorted(roles, key=list(CONFIG.models()).index)
 
 
 def test_facts_of_a_record(tmp_path: Path) -> None:
