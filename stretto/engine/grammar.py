@@ -116,7 +116,7 @@ class GrammarCompiler:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        """llguidance's tokeniser, with an end of text that is none of the vocabulary's tokens."""
+        """The tokeniser, with an end of text that is none of the vocabulary's tokens."""
         data = json.loads(self._codec.tokenizer_json)
         tokens = self._codec.num_tokens
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)

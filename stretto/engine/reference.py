@@ -304,7 +304,7 @@ def distribution(
         value.pop(token, None)
     ranked = sorted(value, key=lambda token: (-value[token], token))
     if params.temperature == 0:
-        return {token: 1.0 for token in ranked[:1]}
+        return dict.fromkeys(ranked[:1], 1.0)
     if not ranked:
         return {}
     value = {token: value[token] / params.temperature for token in ranked}

@@ -3,9 +3,9 @@
 Pure functions over (N, V) tensors; N queries, V tokens. A query's token depends on its own logits,
 parameters and uniform number only, so what shares the batch does not matter.
 
-Sorting a vocabulary costs far more than all the rest, so top-p looks at the likeliest ``CANDIDATES``
-tokens and at the sum over the whole row. Only where the cut does not fall among them, the row is
-sorted after all. The distribution is the same either way.
+Sorting a vocabulary costs far more than all the rest, so top-p looks at the likeliest
+``CANDIDATES`` tokens and at the sum over the whole row. Only where the cut does not fall among
+them, the row is sorted after all. The distribution is the same either way.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from stretto.engine.reference import Script
 from stretto.engine.sampling import Sampler
 from stretto.engine.testing import play, tiny_codec, tiny_lm
 from stretto.errors import ConfigError, InputError, StrettoError
-from stretto.models.store import find
+from stretto.models.store import resolve
 from stretto.streams import StreamCodec
 
 CODEC, LM = tiny_codec(), tiny_lm()
@@ -123,7 +123,7 @@ def test_tool_calls_keep_to_their_signatures(compiler: GrammarCompiler) -> None:
 def test_valid_json_from_random_logits_on_a_real_tokeniser() -> None:
     pytest.importorskip("llguidance")
     try:
-        folder = find("smollm2-135m")
+        folder = resolve("smollm2-135m", offline=True)
     except StrettoError as error:
         pytest.skip(str(error))
     codec = StreamCodec.load(folder, 49152)
