@@ -24,6 +24,7 @@ AREAS = {
 }
 # Files that are of no use without an extra, wherever they stand: each of these must bring it.
 OPTIONAL = {
+    "stretto/engine/grammar.py": ["grammar"],
     "stretto/streams/parquet.py": ["train", "evals"],
     "stretto/streams/examples/reasoning.py": ["train", "evals"],
 }

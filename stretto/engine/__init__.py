@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 _LAZY = {
     "Engine": "stretto.engine.engine",
+    "Grammar": "stretto.engine.grammar",
     "Limits": "stretto.engine.params",
     "Row": "stretto.engine.writer",
     "SamplingParams": "stretto.engine.params",
@@ -17,6 +18,7 @@ __all__ = list(_LAZY)
 if TYPE_CHECKING:
     from stretto.engine.clock import VirtualClock, WallClock
     from stretto.engine.engine import Engine
+    from stretto.engine.grammar import Grammar
     from stretto.engine.params import Limits, SamplingParams
     from stretto.engine.session import Session
     from stretto.engine.writer import Row

@@ -1,11 +1,12 @@
 """The tensors of one step, built with numpy from the ticks of its sessions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from stretto.engine.grammar import MessageMatcher
 from stretto.engine.tick import Ints, Tick
 
 PAD_SAMPLE = -1
@@ -27,6 +28,7 @@ class RowBatch:
         select: flat index into B * T of each query (N).
         sampling_ids: number of each query's sampling parameters (N).
         uniforms: each query's random number from [0, 1), of its session's generator (N).
+        matchers: grammar and progress of the queries that have one.
         histories: for each query what its stream has said, where a repetition penalty needs it.
     """
 
@@ -39,6 +41,7 @@ class RowBatch:
     sampling_ids: Ints
     uniforms: npt.NDArray[np.float64]
     histories: list[tuple[int, list[int]]]
+    matchers: list[tuple[int, MessageMatcher]] = field(default_factory=list)
 
 
 def build(ticks: Sequence[Tick]) -> RowBatch:
@@ -46,7 +49,7 @@ def build(ticks: Sequence[Tick]) -> RowBatch:
     shape = (len(ticks), max(map(len, ticks)))
     tokens, streams, positions = (np.zeros(shape, np.int64) for _ in range(3))
     samples = np.full(shape, PAD_SAMPLE, np.int64)
-    select, sampling_ids, uniforms, histories = [], [], [], []
+    select, sampling_ids, uniforms, histories, matchers = [], [], [], [], []
     asked = 0
     for b, tick in enumerate(ticks):
         span, session = slice(0, len(tick)), tick.session
@@ -60,6 +63,9 @@ def build(ticks: Sequence[Tick]) -> RowBatch:
         if session.history:
             where = enumerate(tick.outputs.tolist(), start=asked)
             histories += [(n, session.history[i]) for n, i in where if i in session.history]
+        if session.matchers:
+            where = enumerate(tick.outputs.tolist(), start=asked)
+            matchers += [(n, session.matchers[i]) for n, i in where if i in session.matchers]
         asked += len(tick.outputs)
     lines = np.array([tick.session.line for tick in ticks], np.int64)
     return RowBatch(
@@ -72,4 +78,5 @@ def build(ticks: Sequence[Tick]) -> RowBatch:
         sampling_ids=np.concatenate(sampling_ids),
         uniforms=np.concatenate(uniforms),
         histories=histories,
+        matchers=matchers,
     )

@@ -177,7 +177,7 @@ class Engine:
         try:
             batch = build(ticks)
             logits = self._backend.forward(batch)
-            return self._sampler.sample(logits, batch).cpu().numpy()  # the one device sync
+            return self._sampler.sample(logits, batch)
         except BaseException as error:  # Ctrl-C too: rows are written, but perhaps half read
             for tick in ticks:
                 tick.session.fail(error)

@@ -1,10 +1,12 @@
 """What a caller may ask of a session: how tokens are chosen, and when to stop."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
+from stretto.engine.grammar import Grammar, MessageMatcher
 from stretto.errors import ConfigError
 from stretto.streams import StreamSet
 
@@ -13,8 +15,9 @@ from stretto.streams import StreamSet
 class SamplingParams:
     """How an output stream's next token is chosen from its logits.
 
-    Applied in this order: repetition penalty, banned tokens, silence bias, temperature, top-k,
-    top-p, min-p; then one token is drawn with one uniform number.
+    Applied in this order: repetition penalty, banned tokens, silence bias, grammar, temperature,
+    top-k, top-p, min-p; then one token is drawn with one uniform number. Up to the grammar numbers
+    are float32, from the temperature on float64; tokens equally likely rank by their ids.
 
     Attributes:
         temperature: 0 takes the likeliest token; 1 leaves the distribution as it is.
@@ -28,6 +31,8 @@ class SamplingParams:
         stop_ids: sampling one of these counts as ``end``.
         silence: False forbids silence.
         silence_bias: added to the logit of silence.
+        grammar: what each message has to look like; ``end`` only where it is complete. Only
+            ``max_message_tokens`` and a message that no token may continue end it elsewhere.
     """
 
     temperature: float = 0.0
@@ -40,6 +45,7 @@ class SamplingParams:
     stop_ids: tuple[int, ...] = ()
     silence: bool = True
     silence_bias: float = 0.0
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         _check(self.temperature >= 0, "temperature", self.temperature, "0 or more")
@@ -52,6 +58,8 @@ class SamplingParams:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, tuple(int(token) for token in value))
+        if isinstance(self.grammar, Mapping):  # from table.meta
+            object.__setattr__(self, "grammar", _from_dict(Grammar, dict(self.grammar)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for ``table.meta``."""
@@ -117,6 +125,7 @@ class Setup:
         limits: when to stop.
         max_positions: positions the base model has.
         seed: of the session's own generator.
+        matchers: at the beginning of a message, by output stream with a grammar.
     """
 
     streams: StreamSet
@@ -126,6 +135,7 @@ class Setup:
     limits: Limits
     max_positions: int
     seed: int
+    matchers: dict[str, MessageMatcher] = field(default_factory=dict)
 
 
 def _from_dict(cls: type, data: dict[str, Any]) -> Any:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from stretto.engine.grammar import GrammarCompiler
 from stretto.engine.params import Limits, SamplingParams
+from stretto.errors import InputError
 from stretto.models import MultiStreamLM, StreamBatch
-from stretto.streams import ABSENT, Cells, StreamSet, StreamTable
+from stretto.streams import ABSENT, Cells, StreamCodec, StreamSet, StreamTable
 
 _ROUNDING = 1e-9
 
@@ -64,14 +66,18 @@ class Script:
     latency: Callable[[int, int], float] = lambda cells, cached: 0.03
 
 
-def run(lm: MultiStreamLM, script: Script) -> StreamTable:
-    """The table of a session; ``meta["finish_reason"]`` says why it stopped."""
-    return _Twin(lm, script).run()
+def run(lm: MultiStreamLM, script: Script, codec: StreamCodec | None = None) -> StreamTable:
+    """The table of a session; ``meta["finish_reason"]`` says why it stopped.
+
+    A script with a grammar needs the tokeniser, ``codec``.
+    """
+    return _Twin(lm, script, codec).run()
 
 
 class _Twin:
-    def __init__(self, lm: MultiStreamLM, script: Script) -> None:
+    def __init__(self, lm: MultiStreamLM, script: Script, codec: StreamCodec | None) -> None:
         self.lm, self.script, self.limits = lm, script, script.limits
+        self.grammars = GrammarCompiler(codec) if codec is not None else None
         self.silence, self.end = lm.special.silence, lm.special.end
         prompts = {name: list(ids) for name, ids in script.prompts.items() if ids}
         self.table = StreamTable(script.streams, lm.special, prompts)
@@ -215,7 +221,8 @@ class _Twin:
             last = int(np.flatnonzero(table_cells.streams == stream)[-1])
             params = self.script.sampling.get(name, SamplingParams())
             row = logits[last].float().cpu().double().numpy()
-            token = choose(row, params, self.rng.random(), self.heard(name), self.silence)
+            may = self.allowed_next(name, params)
+            token = choose(row, params, self.rng.random(), self.heard(name), self.silence, may)
             self.pending[name] = self.end if token in params.stop_ids else token
             most = self.limits.max_message_tokens
             if most is not None and self.message_length(name) >= most:
@@ -228,54 +235,90 @@ class _Twin:
         inventory = [self.lm.streams.index(stream) for stream in self.table.streams]
         return replace(cells, streams=np.array(inventory, np.int32)[cells.streams])
 
+    def allowed_next(self, name: str, params: SamplingParams) -> set[int] | None:
+        """What a stream's grammar allows, from the beginning of its message."""
+        if params.grammar is None:
+            return None
+        if self.grammars is None:
+            raise InputError("script has a grammar: give run() the tokeniser")
+        matcher = self.grammars.matcher(params.grammar, params.stop_ids)
+        for token in self.message(name):
+            matcher.advance(token)
+        return set(np.flatnonzero(matcher.mask()).tolist())
+
     def heard(self, name: str) -> set[int]:
         """Content this stream has had, its prompt included."""
         prompt = [t for t in self.table.prompts.get(name, []) if t < self.silence]
         return {*prompt, *self.table.column(name)}
 
     def message_length(self, name: str) -> int:
+        return len(self.message(name))
+
+    def message(self, name: str) -> list[int]:
+        """Content of a stream since its last ``end``."""
         column = self.table.rows[:, self.table.streams.index(name)].tolist()
         if self.end in column:
             column = column[len(column) - column[::-1].index(self.end) :]
-        return sum(0 <= token < self.silence for token in column)
+        return [token for token in column if 0 <= token < self.silence]
 
 
 def choose(
-    logits: np.ndarray, params: SamplingParams, uniform: float, heard: set[int], silence: int
-) -> int:
-    """One token from logits (V,), rule after rule; see :class:`SamplingParams`."""
-    value = {token: float(logit) for token, logit in enumerate(logits)}
-    for token in heard if params.repetition_penalty != 1 else ():
-        factor = params.repetition_penalty
-        value[token] = value[token] / factor if value[token] > 0 else value[token] * factor
-    value[silence] += params.silence_bias
-    if params.allowed is not None:
-        value = {token: value[token] for token in value if token in params.allowed}
-    for token in (*(params.banned or ()), *(() if params.silence else (silence,))):
-        value.pop(token, None)
-    ranked = sorted(value, key=lambda token: (-value[token], token))
-    if params.temperature == 0:
-        return ranked[0]
-    value = {token: value[token] / params.temperature for token in ranked}
-    if params.top_k:
-        ranked = ranked[: params.top_k]
-    kept, share = [], 0.0
-    probs = _softmax({token: value[token] for token in ranked})
-    for token in ranked:
-        if kept and share >= params.top_p:
-            break
-        kept.append(token)
-        share += probs[token]
-    probs = _softmax({token: value[token] for token in kept})
-    least = params.min_p * max(probs.values())
-    kept = [token for token in kept if probs[token] >= least]
-    probs = _softmax({token: value[token] for token in kept})
+    logits: np.ndarray, params: SamplingParams, uniform: float, heard: set[int], silence: int,
+    may: set[int] | None = None,
+) -> int:  # fmt: skip
+    """One token from logits (V,); see :func:`distribution`. ``end`` if there is none to choose."""
+    probs = distribution(logits, params, heard, silence, may)
+    if not probs:
+        return silence + 1
     share = 0.0
     for token in sorted(probs):
         share += probs[token]
         if uniform < share:
             return token
     return max(probs)
+
+
+def distribution(
+    logits: np.ndarray, params: SamplingParams, heard: set[int], silence: int,
+    may: set[int] | None = None,
+) -> dict[int, float]:  # fmt: skip
+    """Probability of every token that may be chosen, rule after rule.
+
+    Args:
+        logits: (V,).
+        params: the rules; see :class:`SamplingParams`.
+        heard: what the stream has had.
+        silence: its id.
+        may: what the grammar allows, if there is one.
+    """
+    single = logits.astype(np.float32)
+    factor = np.float32(params.repetition_penalty)
+    for token in heard if factor != 1 else ():
+        single[token] = single[token] / factor if single[token] > 0 else single[token] * factor
+    single[silence] += np.float32(params.silence_bias)
+    value = {token: float(logit) for token, logit in enumerate(single)}
+    for tokens in (params.allowed, may):
+        if tokens is not None:
+            value = {token: value[token] for token in value if token in tokens}
+    for token in (*(params.banned or ()), *(() if params.silence else (silence,))):
+        value.pop(token, None)
+    ranked = sorted(value, key=lambda token: (-value[token], token))
+    if params.temperature == 0:
+        return dict.fromkeys(ranked[:1], 1.0)
+    if not ranked:
+        return {}
+    value = {token: value[token] / params.temperature for token in ranked}
+    if params.top_k:
+        ranked = ranked[: params.top_k]
+    kept, share = [], 0.0
+    probs = _softmax({token: value[token] for token in ranked})
+    for token in ranked:
+        if kept and params.top_p < 1 and share >= params.top_p - _ROUNDING:
+            break
+        kept.append(token)
+        share += probs[token]
+    least = params.min_p * max(probs.values()) * (1 - _ROUNDING)
+    return _softmax({token: value[token] for token in kept if probs[token] >= least})
 
 
 def _softmax(value: dict[int, float]) -> dict[int, float]:

@@ -56,6 +56,7 @@ class Session:
         sampling_ids: for each stream the engine's number of its sampling parameters (S).
         rng: the session's own generator.
         history: content so far of the streams with a repetition penalty, by stream index.
+        matchers: how far the streams with a grammar have come in it, by stream index.
     """
 
     def __init__(self, setup: Setup, codec: StreamCodec, clock: Clock, host: Host) -> None:
@@ -73,6 +74,7 @@ class Session:
         self._lock = threading.RLock()
         self._writer = TableWriter(setup, codec)
         self.rows, self.history = self._writer.rows, self._writer.history
+        self.matchers = self._writer.matchers
         self._sends: list[dict[str, Any]] = []
         self._inboxes = {
             i: Inbox(self.special.end, setup.prompts.get(self.streams[i].name, ()))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from stretto.engine.grammar import GrammarCompiler
 from stretto.engine.params import Limits, SamplingParams, Setup
 from stretto.errors import ConfigError, InputError
 from stretto.models import MultiStreamLM
@@ -32,6 +33,7 @@ class Checker:
                 f"{lm.vocab_size}; load both from the same place"
             )
         self._lm, self._codec, self._stop_ids = lm, codec, stop_ids
+        self._grammars = GrammarCompiler(codec)
 
     def setup(
         self,
@@ -44,7 +46,8 @@ class Checker:
         """A checked setup.
 
         Raises:
-            InputError: streams, prompts or token ids that the model does not know.
+            InputError: streams, prompts or token ids that the model does not know; a grammar that
+                cannot be read, or llguidance is not installed.
             ConfigError: sampling for a stream that is none or no output.
         """
         used = self._stream_set(streams)
@@ -54,14 +57,20 @@ class Checker:
         length = sum(map(len, ids.values()))
         if length >= most:
             raise InputError(f"prompts of {length} tokens; the model has {most} positions")
+        chosen = self._sampling(used, sampling)
         return Setup(
             streams=used,
             inventory=np.array([self._lm.streams.index(s) for s in used], np.int64),
             prompts=ids,
-            sampling=self._sampling(used, sampling),
+            sampling=chosen,
             limits=limits,
             max_positions=most,
             seed=seed,
+            matchers={
+                name: self._grammars.matcher(params.grammar, params.stop_ids)
+                for name, params in chosen.items()
+                if params.grammar is not None
+            },
         )
 
     def _stream_set(self, streams: str | StreamSet | None) -> StreamSet:

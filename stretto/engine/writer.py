@@ -45,6 +45,7 @@ class TableWriter:
         num_quiet: rows in a row without any content since the input was over.
         is_prefilled: the prompts have been read, or there are none.
         history: content so far of the streams with a repetition penalty, by stream index.
+        matchers: how far each stream with a grammar has come in its message, by stream index.
     """
 
     def __init__(self, setup: Setup, codec: StreamCodec) -> None:
@@ -67,6 +68,9 @@ class TableWriter:
             i: [token for token in prompts[i] if token < special.silence]
             for i in streams.outputs
             if setup.sampling[streams[i].name].repetition_penalty != 1
+        }
+        self.matchers = {
+            streams.index(name): matcher.copy() for name, matcher in setup.matchers.items()
         }
         self._decoders = [codec.decoder() for _ in streams]
         for decoder, prompt in zip(self._decoders, prompts, strict=True):
@@ -146,6 +150,8 @@ class TableWriter:
         for i, history in self.history.items():
             if 0 <= grid[-1, i] < self._special.silence:
                 history.append(int(grid[-1, i]))
+        for i, matcher in self.matchers.items():
+            matcher.advance(int(grid[-1, i]))
 
     def _row(self, index: int, tokens: np.ndarray, now: float) -> Row:
         streams = self._setup.streams

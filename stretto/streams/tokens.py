@@ -68,6 +68,11 @@ class StreamCodec:
         return codec
 
     @cached_property
+    def num_tokens(self) -> int:
+        """Tokens of the tokeniser; a model may have more rows than these."""
+        return self._plain.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
     def _markup(self) -> Tokenizer:
         return Tokenizer.from_str(self.tokenizer_json)
 

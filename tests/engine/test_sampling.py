@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import Limits, SamplingParams
-from stretto.engine.reference import choose
-from stretto.engine.sampling import Chooser, Sampler, draw, filter_logits
+from stretto.engine.reference import choose, distribution
+from stretto.engine.sampling import CANDIDATES, Chooser, Sampler, draw, keep
 from stretto.errors import ConfigError
 from stretto.streams import SpecialIds
 
@@ -48,6 +48,86 @@ PARAMS = st.builds(
 )
 
 
+def chooser(p: SamplingParams) -> Chooser:
+    columns = (p.temperature or 1.0, p.top_k, p.top_p, p.min_p)
+    return Chooser(*(torch.tensor([x], dtype=torch.float64) for x in columns))
+
+
+def kept_probs(logits: torch.Tensor, p: SamplingParams, size: int) -> torch.Tensor | None:
+    """Probabilities (V,), None if the cut is not among the likeliest ``size`` tokens."""
+    ids, weights, found = keep(logits[None], chooser(p), size)
+    if not found[0]:
+        return None
+    return torch.zeros(len(logits)).double().scatter(0, ids[0], weights[0] / weights[0].sum())
+
+
+WIDE = 300
+
+
+@settings(max_examples=80)
+@given(
+    st.builds(
+        SamplingParams,
+        temperature=st.sampled_from([0.3, 1.0, 3.0]),
+        top_p=st.sampled_from([0.1, 0.5, 0.9, 0.99, 1.0]),
+        top_k=st.sampled_from([0, 1, 5, 63, 64, 65, 1000]),
+        min_p=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    ),
+    st.integers(0, 10**6),
+    st.sampled_from([0, 1, 4]),
+    st.sampled_from([0.0, 0.5, 0.97]),
+    st.sampled_from([64, WIDE]),
+)
+def test_the_distribution_is_that_of_the_naive_sampler(
+    params: SamplingParams, seed: int, digits: int, banned: float, size: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (rng.normal(size=WIDE) * 3).round(digits).astype(np.float32)  # 0 and 1: many ties
+    away = np.flatnonzero(rng.random(WIDE) < banned)[: WIDE - 1]
+    masked = torch.tensor(logits)
+    masked[away] = -torch.inf
+    got = kept_probs(masked, params, size)
+    if got is None:
+        assert size < WIDE
+        return
+    may = set(range(WIDE)) - set(away.tolist())
+    want = distribution(logits, params, set(), WIDE - 2, may)
+    expected = np.zeros(WIDE)
+    expected[list(want)] = list(want.values())
+    assert ((got.numpy() > 0) == (expected > 1e-300)).all()
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9, atol=1e-300)
+
+
+def test_a_cut_is_found_where_it_can_be_and_only_there() -> None:
+    logits = torch.linspace(0, -30, WIDE)
+    assert kept_probs(logits, SamplingParams(temperature=1.0, top_p=0.9), 64) is not None
+    assert kept_probs(logits, SamplingParams(temperature=1.0, top_p=0.9999), 64) is None
+    assert kept_probs(logits, SamplingParams(temperature=1.0, top_k=63), 64) is not None
+    assert kept_probs(logits, SamplingParams(temperature=1.0, top_k=65), 64) is None
+    tied = torch.zeros(WIDE)  # all tokens tie with the last candidate, the kept ones too
+    assert kept_probs(tied, SamplingParams(temperature=1.0, top_k=3), 64) is None
+
+
+def test_wide_and_narrow_rows_of_one_batch_choose_as_the_naive_sampler() -> None:
+    size, rng = 4 * CANDIDATES, np.random.default_rng(0)
+    special = SpecialIds.after(size - 2)
+    sampler = Sampler(size, special, torch.device("cpu"))
+    params = [
+        SamplingParams(), SamplingParams(temperature=1.0),
+        SamplingParams(temperature=1.0, top_p=0.9), SamplingParams(temperature=0.7, top_k=5),
+        SamplingParams(temperature=9.0, top_p=0.99), SamplingParams(temperature=1.0, min_p=0.1),
+    ]  # fmt: skip
+    ids = np.array([sampler.register(p) for p in params] * 4)
+    logits = torch.tensor(rng.normal(size=(len(ids), size)) * 4).float()
+    before, uniforms = logits.clone(), rng.random(len(ids)).tolist()
+    together = sampler.sample(logits, batch(ids.tolist(), uniforms)).tolist()
+    assert torch.equal(logits, before)
+    for n, i in enumerate(ids):
+        alone = sampler.sample(logits[n : n + 1], batch([i], uniforms[n : n + 1])).tolist()
+        want = choose(logits[n].numpy(), params[i], uniforms[n], set(), special.silence)
+        assert [together[n]] == alone == [want]
+
+
 @settings(max_examples=150)
 @given(st.lists(PARAMS, min_size=1, max_size=5), st.integers(0, 10**6))
 def test_equals_the_naive_sampler(params: list[SamplingParams], seed: int) -> None:
@@ -68,7 +148,7 @@ def test_draws_follow_the_distribution() -> None:
     n = 20000
     logits = torch.tensor(np.log(probs)).float().repeat(n, 1)
     uniforms = torch.tensor(np.random.default_rng(0).random(n))
-    counts = np.bincount(draw(logits, uniforms).numpy(), minlength=5)
+    counts = np.bincount(draw(logits.double().softmax(-1), uniforms).numpy(), minlength=5)
     chi_square = ((counts - n * probs) ** 2 / (n * probs)).sum()
     assert chi_square < 18.47  # 0.1 % of 4 degrees of freedom
 
@@ -76,16 +156,17 @@ def test_draws_follow_the_distribution() -> None:
 def test_inverse_cdf_picks_the_exact_interval() -> None:
     logits = torch.tensor([0.25, 0.0, 0.5, 0.25, 0.0]).log().repeat(5, 1)
     uniforms = torch.tensor([0.0, 0.2499, 0.2501, 0.7499, 1 - 2**-53], dtype=torch.float64)
-    assert draw(logits, uniforms).tolist() == [0, 0, 2, 2, 3]
+    assert draw(logits.double().softmax(-1), uniforms).tolist() == [0, 0, 2, 2, 3]
 
 
 def test_filters_keep_what_they_say() -> None:
-    logits = torch.tensor([[0.4, 0.3, 0.2, 0.06, 0.04]]).log()
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.06, 0.04]).log()
 
     def kept(top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> list[int]:
-        one = [torch.tensor([x]) for x in (1.0, top_k, top_p, min_p)]
-        chooser = Chooser(one[0], one[1], one[2], one[3])
-        return torch.isfinite(filter_logits(logits, chooser))[0].nonzero()[:, 0].tolist()
+        params = SamplingParams(temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)
+        probs = kept_probs(logits, params, len(logits))
+        assert probs is not None
+        return probs.nonzero()[:, 0].tolist()
 
     assert kept(top_k=2) == [0, 1]
     assert kept(top_p=0.69) == [0, 1]
