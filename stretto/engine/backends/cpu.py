@@ -47,7 +47,8 @@ class CpuBackend:
         self._decoder = FamilyDecoder(lm)
         self._lines = Lines(self._decoder, lm.mask_rule, lm.special.silence)
         self._request = _compile(self._decoder, precision, compiled).create_infer_request()
-        self._seen: tuple[Any, ...] = ()
+        self._held: dict[str, Any] = {}
+        self._seen: tuple[Any, ...] | None = None
 
     @property
     def cache_bytes(self) -> int:
@@ -79,8 +80,10 @@ class CpuBackend:
             "mask": np.tile(view.mask, (1, 1, group, 1)),
             "select": batch.select,
         }
-        for name, array in inputs.items():
-            request.set_tensor(name, _shared(array))
+        # The request does not keep alive what it was given.
+        held = {name: _shared(array) for name, array in inputs.items()}
+        for name, tensor in held.items():
+            request.set_tensor(name, tensor)
         self._show(view)
         request.infer()
         keys, values, logits = (
@@ -92,12 +95,14 @@ class CpuBackend:
 
     def _show(self, view: View) -> None:
         """Point the graph at the lines, if it does not look there already."""
-        place = (view.keys.ctypes.data, view.keys.shape, view.keys.base is not None)
-        if place == self._seen and place[2]:
+        place = (view.keys.ctypes.data, view.keys.shape) if view.is_in_place else None
+        if place is not None and place == self._seen:
             return
         for i in range(self._decoder.num_layers):
-            self._request.set_tensor(f"keys.{i}", _shared(view.keys[i]))
-            self._request.set_tensor(f"values.{i}", _shared(view.values[i]))
+            self._held[f"keys.{i}"] = _shared(view.keys[i])
+            self._held[f"values.{i}"] = _shared(view.values[i])
+        for name, tensor in self._held.items():
+            self._request.set_tensor(name, tensor)
         self._seen = place
 
 

@@ -32,12 +32,14 @@ class View:
     Attributes:
         keys: of all layers (L, B, G, C, E), in place if the lines are neighbours.
         values: likewise.
+        is_in_place: whether they are the lines themselves and no copy.
         mask: 0 or a very negative number, for keys of the cache and then of the pass
             (B, 1, T, C + T).
     """
 
     keys: Floats
     values: Floats
+    is_in_place: bool
     mask: Floats
 
 
@@ -102,7 +104,8 @@ class Lines:
     def view(self, batch: RowBatch) -> View:
         """What the sessions of a pass see; nothing is written yet."""
         used = self._used(batch.lines)
-        return View(self.keys[:, used], self.values[:, used], self._mask(batch))
+        keys, values = self.keys[:, used], self.values[:, used]
+        return View(keys, values, isinstance(used, slice), self._mask(batch))
 
     def append(self, batch: RowBatch, keys: Floats, values: Floats) -> None:
         """Write the visible cells of a pass, new keys and values (L, B, G, T, E), and keep them."""
