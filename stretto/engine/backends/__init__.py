@@ -1,5 +1,6 @@
 """What runs the forward passes. A new back end is one file that passes ``engine.testing``."""
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from stretto.engine.batch import RowBatch
@@ -10,7 +11,8 @@ if TYPE_CHECKING:
 
     from stretto.models import MultiStreamLM
 
-BACKENDS = ("transformers",)
+BACKENDS = ("transformers", "cpu", "prepacked")
+_WITH_PRECISION = ("cpu", "prepacked")
 
 
 class Backend(Protocol):
@@ -36,11 +38,43 @@ class Backend(Protocol):
 def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
     """A back end by name; ``auto`` is the best there is for this model.
 
-    Raises:
-        ConfigError: no such back end.
-    """
-    if name in ("auto", "transformers"):
-        from stretto.engine.backends.transformers import TransformersBackend
+    Args:
+        name: ``auto`` or one of ``BACKENDS``. ``cpu`` and ``prepacked`` take a precision behind a
+            colon, as in ``cpu:int8``; without, they compute in the model's own dtype.
+        lm: the model.
 
-        return TransformersBackend(lm)
-    raise ConfigError(f"backend {name!r}: choose from auto, {', '.join(BACKENDS)}")
+    Raises:
+        ConfigError: no such back end or precision, its package is missing, or the model is none
+            that it can run.
+    """
+    kind, colon, precision = name.partition(":")
+    if kind not in ("auto", *BACKENDS):
+        raise ConfigError(f"backend {name!r}: choose from auto, {', '.join(BACKENDS)}")
+    if colon and kind not in _WITH_PRECISION:
+        raise ConfigError(
+            f"backend {name!r}: {kind} computes in the model's own dtype; drop {colon}{precision}"
+        )
+    if kind == "auto":
+        kind = _best(lm)
+    if kind == "cpu":
+        if find_spec("openvino") is None:
+            raise ConfigError("backend cpu needs OpenVINO: pip install 'stretto[cpu]'")
+        from stretto.engine.backends.cpu import CpuBackend
+
+        return CpuBackend(lm, precision or None)
+    if kind == "prepacked":
+        from stretto.engine.backends.prepacked import PrepackedBackend
+
+        return PrepackedBackend(lm, precision or None)
+    from stretto.engine.backends.transformers import TransformersBackend
+
+    return TransformersBackend(lm)
+
+
+def _best(lm: "MultiStreamLM") -> str:
+    """``cpu`` for a model on the CPU that it can run, where OpenVINO is; else ``transformers``."""
+    from stretto.models.family import why_not
+
+    if lm.device.type != "cpu" or find_spec("openvino") is None or why_not(lm) is not None:
+        return "transformers"
+    return "cpu" if str(lm.base.dtype) in ("torch.float32", "torch.bfloat16") else "transformers"

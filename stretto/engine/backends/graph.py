@@ -38,7 +38,6 @@ def build(decoder: FamilyDecoder, *, int8: bool = False) -> Any:
 class _Builder:
     def __init__(self, decoder: FamilyDecoder, int8: bool) -> None:
         self._decoder, self._int8 = decoder, int8
-        self._group = decoder.heads // decoder.kv_heads
 
     def model(self) -> Any:
         decoder, size = self._decoder, self._decoder.head_size
@@ -49,16 +48,12 @@ class _Builder:
         self._rotary = [ops.unsqueeze(x, _ints(2)) for x in (cos, sin)]
         self._mask = mask
         caches = [
-            [
-                _input(f"{kind}.{i}", [-1, decoder.kv_heads, -1, size])
-                for kind in ("keys", "values")
-            ]
+            [_input(f"{kind}.{i}", [-1, decoder.kv_heads, -1, size]) for kind in ("keys", "values")]
             for i in range(decoder.num_layers)
         ]
         # How wide the two parts of the softmax are: the cache, and the cells of this pass.
-        width = ops.gather(ops.shape_of(embeds), _ints(1), _ints(0))
-        self._parts = ops.concat([ops.constant(np.array([-1])), ops.reshape(width, _ints(1), False)],
-                                 0)  # fmt: skip
+        self._width = ops.gather(ops.shape_of(embeds), _ints(1), _scalar(0))
+        self._parts = ops.concat([_ints(-1), self._width], 0)
         hidden, new = embeds, []
         for i in range(decoder.num_layers):
             layer = decoder.layer(i)
@@ -66,7 +61,7 @@ class _Builder:
             hidden = self._mlp(hidden, layer)
             new.append((keys, values))
         flat = ops.reshape(hidden, _ints(-1, decoder.hidden), False)
-        chosen = self._norm(ops.gather(flat, select, _ints(0)), decoder.norm)
+        chosen = self._norm(ops.gather(flat, select, _scalar(0)), decoder.norm)
         results = [_result(self._linear(chosen, decoder.unembed), "logits")]
         for kind, name in enumerate(("keys", "values")):
             stacked = ops.concat([ops.unsqueeze(pair[kind], _ints(0)) for pair in new], 0)
@@ -74,9 +69,7 @@ class _Builder:
         inputs = [embeds, cos, sin, mask, select, *(x for pair in caches for x in pair)]
         return ov.Model(results, inputs, "stretto")
 
-    def _attention(
-        self, hidden: Node, layer: Layer, cache: list[Node]
-    ) -> tuple[Node, Node, Node]:
+    def _attention(self, hidden: Node, layer: Layer, cache: list[Node]) -> tuple[Node, Node, Node]:
         heads, kv_heads, size = (
             self._decoder.heads, self._decoder.kv_heads, self._decoder.head_size,
         )  # fmt: skip
@@ -105,14 +98,11 @@ class _Builder:
         mixed = ops.add(
             ops.matmul(old, old_values, False, False), ops.matmul(new, value, False, False)
         )
-        mixed = ops.reshape(mixed, ops.concat([_ints(0, heads), self._parts_width(), _ints(size)], 0),
-                            True)  # fmt: skip
+        shape = ops.concat([_ints(0, heads), self._width, _ints(size)], 0)
+        mixed = ops.reshape(mixed, shape, True)
         mixed = ops.transpose(mixed, _ints(0, 2, 1, 3))
         mixed = ops.reshape(mixed, _ints(0, 0, heads * size), True)
         return ops.add(hidden, self._linear(mixed, layer.out)), key, value
-
-    def _parts_width(self) -> Node:
-        return ops.gather(self._parts, _ints(1), _ints(0))
 
     def _mlp(self, hidden: Node, layer: Layer) -> Node:
         both = self._linear(self._norm(hidden, layer.norm_mlp), layer.gate_up)
