@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stretto.engine import conformance
+from stretto.engine import conformance, testing
 from stretto.engine.backends import open_backend
 from stretto.engine.backends.transformers import TransformersBackend
 from stretto.engine.batch import RowBatch
@@ -31,6 +31,13 @@ def test_backend_conforms(name: str, check: Callable[..., None]) -> None:
     check(partial(open_backend, name), TOLERANCES[name])
 
 
+@pytest.mark.parametrize("name", ["cpu:float32", "prepacked:float32"])
+def test_whole_sessions_equal_the_slow_twin(name: str) -> None:
+    if name.startswith("cpu"):
+        pytest.importorskip("openvino")
+    testing.check_backend(partial(open_backend, name))
+
+
 @pytest.mark.parametrize("name", TOLERANCES)
 @pytest.mark.parametrize("check", conformance.RULES, ids=lambda check: check.__name__)
 def test_backend_conforms_under_the_strict_rule(name: str, check: Callable[..., None]) -> None:
@@ -42,6 +49,7 @@ def test_backend_conforms_under_the_strict_rule(name: str, check: Callable[..., 
 class Careless(TransformersBackend):
     """Takes lines back without emptying them when they are given again."""
 
+    @torch.inference_mode()
     def open(self) -> int:
         lengths = self._cache.lengths.clone()
         line = super().open()
