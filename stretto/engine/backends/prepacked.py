@@ -136,7 +136,7 @@ def _packed(linear: Linear, dtype: torch.dtype) -> Product:
     # Float32 gains nothing: MKL takes matrices as they are.
     if dtype == torch.float32 or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return lambda x: F.linear(x.to(dtype), weight, bias)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.to_mkldnn())
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     linear_op = torch.ops.mkldnn._linear_pointwise
 
     def product(x: Tensor) -> Tensor:
