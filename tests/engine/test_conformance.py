@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from stretto.engine import conformance, testing
 from stretto.engine.backends import open_backend
 from stretto.engine.backends.transformers import TransformersBackend
 from stretto.engine.batch import RowBatch
+from stretto.errors import ConfigError
 
 # Logits of the tiny model lie within 5 or so; rounding to 8 bits of mantissa moves them by 0.1.
 TOLERANCES = {"transformers": 1e-3, "cpu:float32": 1e-3, "prepacked:float32": 1e-3}
@@ -44,6 +46,32 @@ def test_backend_conforms_under_the_strict_rule(name: str, check: Callable[..., 
     if name.startswith("cpu"):
         pytest.importorskip("openvino")
     check(partial(open_backend, name), TOLERANCES[name], rule="strict")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tensorrt", "choose from auto, transformers, cpu, prepacked"),
+        ("transformers:int8", "no such precision; choose from transformers$"),
+        ("prepacked:int8", "choose from prepacked, prepacked:float32, prepacked:bfloat16$"),
+    ],
+)
+def test_a_backend_that_cannot_be_had_is_refused(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        open_backend(name, testing.tiny_lm())
+
+
+@pytest.mark.skipif(find_spec("openvino") is not None, reason="OpenVINO is installed")
+def test_without_openvino_the_extra_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"pip install 'stretto\[cpu\]'"):
+        open_backend("cpu:int8", testing.tiny_lm())
+
+
+def test_a_dtype_that_a_backend_lacks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="in float16: choose from float32, bfloat16"):
+        open_backend("prepacked", testing.tiny_lm().half())
+    lm = testing.tiny_lm().half()
+    assert isinstance(open_backend("auto", lm), TransformersBackend)
 
 
 class Careless(TransformersBackend):

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from stretto.models import MultiStreamLM
 
 BACKENDS = ("transformers", "cpu", "prepacked")
-_WITH_PRECISION = ("cpu", "prepacked")
+PRECISIONS = {
+    "cpu": ("float32", "bfloat16", "int8"),
+    "prepacked": ("float32", "bfloat16"),
+}
+"""What a back end can be told to compute in; others keep to the model's own dtype."""
 
 
 class Backend(Protocol):
@@ -35,6 +39,24 @@ class Backend(Protocol):
         ...
 
 
+def check_name(name: str) -> tuple[str, str | None]:
+    """Kind and precision of a back end by its name, before any model is loaded.
+
+    Raises:
+        ConfigError: no such back end, a precision where there is no choice, or a missing package.
+    """
+    kind, colon, precision = name.partition(":")
+    if kind not in ("auto", *BACKENDS):
+        raise ConfigError(f"backend {name!r}: choose from auto, {', '.join(BACKENDS)}")
+    known = PRECISIONS.get(kind, ())
+    if colon and precision not in known:
+        choices = ", ".join([kind, *(f"{kind}:{p}" for p in known)])
+        raise ConfigError(f"backend {name!r}: no such precision; choose from {choices}")
+    if kind == "cpu" and find_spec("openvino") is None:
+        raise ConfigError(f"backend {name!r} needs OpenVINO: pip install 'stretto[cpu]'")
+    return kind, precision or None
+
+
 def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
     """A back end by name; ``auto`` is the best there is for this model.
 
@@ -47,25 +69,17 @@ def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
         ConfigError: no such back end or precision, its package is missing, or the model is none
             that it can run.
     """
-    kind, colon, precision = name.partition(":")
-    if kind not in ("auto", *BACKENDS):
-        raise ConfigError(f"backend {name!r}: choose from auto, {', '.join(BACKENDS)}")
-    if colon and kind not in _WITH_PRECISION:
-        raise ConfigError(
-            f"backend {name!r}: {kind} computes in the model's own dtype; drop {colon}{precision}"
-        )
+    kind, precision = check_name(name)
     if kind == "auto":
         kind = _best(lm)
     if kind == "cpu":
-        if find_spec("openvino") is None:
-            raise ConfigError("backend cpu needs OpenVINO: pip install 'stretto[cpu]'")
         from stretto.engine.backends.cpu import CpuBackend
 
-        return CpuBackend(lm, precision or None)
+        return CpuBackend(lm, precision)
     if kind == "prepacked":
         from stretto.engine.backends.prepacked import PrepackedBackend
 
-        return PrepackedBackend(lm, precision or None)
+        return PrepackedBackend(lm, precision)
     from stretto.engine.backends.transformers import TransformersBackend
 
     return TransformersBackend(lm)

@@ -8,6 +8,7 @@ import openvino as ov  # pyright: ignore[reportMissingImports]
 import torch
 from torch import Tensor
 
+from stretto.engine.backends import PRECISIONS
 from stretto.engine.backends.graph import build
 from stretto.engine.backends.lines import Lines, View
 from stretto.engine.batch import RowBatch
@@ -15,8 +16,6 @@ from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
 from stretto.models.family import FamilyDecoder
 from stretto.models.store import cache_dir
-
-PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 class CpuBackend:
@@ -38,9 +37,9 @@ class CpuBackend:
         self, lm: MultiStreamLM, precision: str | None = None, *, compiled: Path | None = None
     ) -> None:
         precision = precision or str(lm.base.dtype).removeprefix("torch.")
-        if precision not in PRECISIONS:
+        if precision not in PRECISIONS["cpu"]:
             raise ConfigError(
-                f"backend cpu in {precision}: choose from cpu:{', cpu:'.join(PRECISIONS)}"
+                f"backend cpu in {precision}: choose from {', '.join(PRECISIONS['cpu'])}"
             )
         if lm.device.type != "cpu":
             raise ConfigError(f"backend cpu: the model is on {lm.device}; load it with device cpu")

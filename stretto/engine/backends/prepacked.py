@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
+from stretto.engine.backends import PRECISIONS
 from stretto.engine.backends.lines import Lines
 from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
 from stretto.models.family import FamilyDecoder, Layer, Linear
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Product = Callable[[Tensor], Tensor]
 
 
@@ -34,16 +34,14 @@ class PrepackedBackend:
 
     def __init__(self, lm: MultiStreamLM, precision: str | None = None) -> None:
         precision = precision or str(lm.base.dtype).removeprefix("torch.")
-        if precision not in PRECISIONS:
-            raise ConfigError(
-                f"backend prepacked in {precision}: choose from "
-                f"{', '.join('prepacked:' + name for name in PRECISIONS)}"
-            )
+        if precision not in PRECISIONS["prepacked"]:
+            known = ", ".join(PRECISIONS["prepacked"])
+            raise ConfigError(f"backend prepacked in {precision}: choose from {known}")
         if lm.device.type != "cpu":
             raise ConfigError(
                 f"backend prepacked: the model is on {lm.device}; load it with device cpu"
             )
-        self._dtype = PRECISIONS[precision]
+        self._dtype: torch.dtype = getattr(torch, precision)
         decoder = self._decoder = FamilyDecoder(lm)
         self._lines = Lines(decoder, lm.mask_rule, lm.special.silence)
         self._layers = [
