@@ -34,7 +34,8 @@ def cells(lm: MultiStreamLM, line: int, tokens: np.ndarray, rows: np.ndarray) ->
     """One session's pass over cells (1, T), each of which is asked."""
     select = np.arange(tokens.size)
     return RowBatch(np.array([line]), tokens, np.zeros_like(tokens), rows,
-                    np.zeros_like(tokens), select, select * 0, np.zeros(len(select)), [])  # fmt: skip
+                    np.zeros_like(tokens), select, select * 0,
+                     np.zeros(len(select)), [])  # fmt: skip
 
 
 def prefill(lm: MultiStreamLM, backend: Backend) -> int:

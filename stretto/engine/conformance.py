@@ -154,7 +154,8 @@ def _read_both(
     streams = np.broadcast_to(np.arange(cells.shape[1]), cells.shape).copy()
     select = np.arange(cells.size if ask else 0)
     batch = RowBatch(np.array(lines), cells, streams, np.full_like(cells, row),
-                     np.zeros_like(cells), select, select * 0, np.zeros(len(select)), [])  # fmt: skip
+                     np.zeros_like(cells), select, select * 0,
+                     np.zeros(len(select)), [])  # fmt: skip
     logits = backend.forward(batch)
     assert isinstance(logits, torch.Tensor)
     out = logits.float().cpu().numpy()
