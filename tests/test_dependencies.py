@@ -25,6 +25,8 @@ AREAS = {
 # Files that are of no use without an extra, wherever they stand: each of these must bring it.
 OPTIONAL = {
     "stretto/engine/grammar.py": ["grammar"],
+    "stretto/engine/backends/cpu.py": ["cpu"],
+    "stretto/engine/backends/graph.py": ["cpu"],
     "stretto/streams/parquet.py": ["train", "evals"],
     "stretto/streams/examples/reasoning.py": ["train", "evals"],
 }

@@ -30,6 +30,7 @@ def chat(
     temperature: float = 0.0,
     seed: int | None = None,
     save: Path | None = None,
+    backend: str = "auto",
 ) -> None:
     """Talk to the model; you are the user stream.
 
@@ -44,6 +45,7 @@ def chat(
         temperature: 0 takes the likeliest token; above 0 tokens are drawn.
         seed: of the drawing.
         save: file to which the conversation is added as a table, a line of JSON.
+        backend: what computes: auto, transformers, cpu (also cpu:int8), or prepacked.
     """
     prompts = _check(streams, system, temperature, seed, save)
     perform(
@@ -54,6 +56,7 @@ def chat(
         temperature=temperature,
         seed=seed or 0,
         save=save,
+        backend=backend,
     )
 
 
@@ -89,6 +92,7 @@ def perform(
     temperature: float,
     seed: int,
     save: Path | None,
+    backend: str = "auto",
 ) -> None:
     """Load the model, talk, save.
 
@@ -99,7 +103,7 @@ def perform(
     from stretto.cli.lanes import Lanes
     from stretto.cli.play import can_type, follow, load_engine, open_view, run, typing
 
-    engine = load_engine(model)
+    engine = load_engine(model, backend)
     session = _open(engine, streams, prompts, temperature, seed)
     given = {name: text.rstrip() + " " for name, text in prompts.items()}
     lanes = Lanes(session.streams, engine.codec.special, given=given, now=session.clock.now)

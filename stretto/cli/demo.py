@@ -48,6 +48,7 @@ def demo(
     no_baseline: Annotated[bool, Flag] = False,
     temperature: float = 0.0,
     seed: int | None = None,
+    backend: str = "auto",
     list_items: Annotated[bool, Parameter(name="--list", negative="")] = False,
 ) -> None:
     """Play a real item: the model answers while it is still reading.
@@ -67,6 +68,7 @@ def demo(
         no_baseline: leave the comparison out.
         temperature: 0 takes the likeliest token; above 0 tokens are drawn.
         seed: of the drawing.
+        backend: what computes: auto, transformers, cpu (also cpu:int8), or prepacked.
         list_items: list the items and stop.
     """
     if list_items:
@@ -81,6 +83,7 @@ def demo(
         baseline=None if no_baseline else baseline,
         temperature=temperature,
         seed=seed,
+        backend=backend,
     )
     perform(settings, Console(file=sys.stdout, markup=False, highlight=False))
 
@@ -98,6 +101,7 @@ class Settings:
         baseline: single-stream model; None: no comparison.
         temperature: of all output streams.
         seed: of the session; None where nothing is drawn.
+        backend: what runs the forward passes.
     """
 
     example: "Example"
@@ -108,6 +112,7 @@ class Settings:
     baseline: str | None = BASELINE
     temperature: float = 0.0
     seed: int | None = None
+    backend: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < float("inf"):
@@ -143,7 +148,7 @@ def perform(settings: Settings, console: Console, view: ViewMaker | None = None)
     for name in filter(None, (settings.model, settings.baseline)):
         resolve(name)  # fetches what is missing, and complains, before anything is played
     view = view or (lambda lanes, streams, end: open_view(console, lanes, streams, end))
-    engine = load_engine(settings.model)
+    engine = load_engine(settings.model, settings.backend)
     while_reading, is_interrupted = _play(engine, settings, console, view)
     if is_interrupted:
         console.print("Interrupted by you, so there is nothing to compare: the baseline "
@@ -152,7 +157,7 @@ def perform(settings: Settings, console: Console, view: ViewMaker | None = None)
     records = [while_reading]
     if settings.baseline is not None:
         del engine
-        engine = load_engine(settings.baseline)
+        engine = load_engine(settings.baseline, settings.backend)
         records.append(_play_baseline(engine, settings, while_reading, console, view))
     console.print()
     console.print(summary(records, settings))

@@ -160,11 +160,12 @@ def run(play: Coroutine[Any, Any, None], lanes: Lanes) -> None:
         raise SystemExit(_KILLED) from None
 
 
-def load_engine(name: str) -> Any:
+def load_engine(name: str, backend: str = "auto") -> Any:
     """An engine, warm, with a word on stderr about what takes so long.
 
     Raises:
         CheckpointError: the model cannot be loaded.
+        ConfigError: the back end cannot run it, or is not installed.
     """
     import warnings
 
@@ -177,7 +178,7 @@ def load_engine(name: str) -> Any:
         # Their progress bar and their plans for the next version would cover the lanes.
         logging.disable_progress_bar()
         warnings.simplefilter("ignore", FutureWarning)
-        engine = Engine.load(name)
+        engine = Engine.load(name, backend=backend)
         _warm_up(engine)
     return engine
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from stretto.engine.backends import Backend, open_backend
+from stretto.engine.backends import Backend, check_name, open_backend
 from stretto.engine.batch import build
 from stretto.engine.clock import Clock, WallClock
 from stretto.engine.live import LiveLoop
@@ -30,7 +30,7 @@ class Engine:
     Args:
         lm: the model, in evaluation mode.
         codec: its tokeniser.
-        backend: what runs the forward passes: a name, or one that is open.
+        backend: what runs the forward passes: a name (see ``open_backend``), or one that is open.
         max_sessions: how many sessions are active at once; others wait for their turn.
         stop_ids: for a base model that has never seen streams: the ids it ends a text with. Then
             silence and ``end`` are never sampled. Empty for a multi-stream model.
@@ -79,6 +79,8 @@ class Engine:
             ConfigError: as the constructor.
         """
         from stretto.models.checkpoint import is_checkpoint, load_codec
+
+        check_name(backend)
 
         lm = MultiStreamLM.from_pretrained(name_or_path, device=device, dtype=dtype)
         stops = () if is_checkpoint(name_or_path) else _eos_ids(lm)

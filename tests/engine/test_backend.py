@@ -52,7 +52,7 @@ def test_cached_rows_equal_one_forward(
     lm: MultiStreamLM = LMS[which]
     tables = [testing.random_table(lm, n, seed + i) for i, n in enumerate(lengths)]
     for table, logits in zip(
-        tables, testing.read_in_ticks(open_backend("auto", lm), tables), strict=True
+        tables, testing.read_in_ticks(open_backend("transformers", lm), tables), strict=True
     ):
         assert testing.max_difference(lm, table, logits) < 1e-3
 
@@ -65,7 +65,9 @@ def test_a_backlog_read_in_one_pass_equals_row_by_row() -> None:
         keep = (np.arange(len(table)) + table.num_prompt_rows) % 5 == 4
         table.rows[~keep, 1] = ABSENT
     for table, logits in zip(
-        tables, testing.read_in_ticks(open_backend("auto", lm), tables, num_rows=5), strict=True
+        tables,
+        testing.read_in_ticks(open_backend("transformers", lm), tables, num_rows=5),
+        strict=True,
     ):
         assert testing.max_difference(lm, table, logits) < 1e-3
 

@@ -1,5 +1,6 @@
 """What runs the forward passes. A new back end is one file that passes ``engine.testing``."""
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from stretto.engine.batch import RowBatch
@@ -10,7 +11,12 @@ if TYPE_CHECKING:
 
     from stretto.models import MultiStreamLM
 
-BACKENDS = ("transformers",)
+BACKENDS = ("transformers", "cpu", "prepacked")
+PRECISIONS = {
+    "cpu": ("float32", "bfloat16", "int8"),
+    "prepacked": ("float32", "bfloat16"),
+}
+"""What a back end can be told to compute in; others keep to the model's own dtype."""
 
 
 class Backend(Protocol):
@@ -33,14 +39,56 @@ class Backend(Protocol):
         ...
 
 
+def check_name(name: str) -> tuple[str, str | None]:
+    """Kind and precision of a back end by its name, before any model is loaded.
+
+    Raises:
+        ConfigError: no such back end, a precision where there is no choice, or a missing package.
+    """
+    kind, colon, precision = name.partition(":")
+    if kind not in ("auto", *BACKENDS):
+        raise ConfigError(f"backend {name!r}: choose from auto, {', '.join(BACKENDS)}")
+    known = PRECISIONS.get(kind, ())
+    if colon and precision not in known:
+        choices = ", ".join([kind, *(f"{kind}:{p}" for p in known)])
+        raise ConfigError(f"backend {name!r}: no such precision; choose from {choices}")
+    if kind == "cpu" and find_spec("openvino") is None:
+        raise ConfigError(f"backend {name!r} needs OpenVINO: pip install 'stretto[cpu]'")
+    return kind, precision or None
+
+
 def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
     """A back end by name; ``auto`` is the best there is for this model.
 
-    Raises:
-        ConfigError: no such back end.
-    """
-    if name in ("auto", "transformers"):
-        from stretto.engine.backends.transformers import TransformersBackend
+    Args:
+        name: ``auto`` or one of ``BACKENDS``. ``cpu`` and ``prepacked`` take a precision behind a
+            colon, as in ``cpu:int8``; without, they compute in the model's own dtype.
+        lm: the model.
 
-        return TransformersBackend(lm)
-    raise ConfigError(f"backend {name!r}: choose from auto, {', '.join(BACKENDS)}")
+    Raises:
+        ConfigError: no such back end or precision, its package is missing, or the model is none
+            that it can run.
+    """
+    kind, precision = check_name(name)
+    if kind == "auto":
+        kind = _best(lm)
+    if kind == "cpu":
+        from stretto.engine.backends.cpu import CpuBackend
+
+        return CpuBackend(lm, precision)
+    if kind == "prepacked":
+        from stretto.engine.backends.prepacked import PrepackedBackend
+
+        return PrepackedBackend(lm, precision)
+    from stretto.engine.backends.transformers import TransformersBackend
+
+    return TransformersBackend(lm)
+
+
+def _best(lm: "MultiStreamLM") -> str:
+    """``cpu`` for a model on the CPU that it can run, where OpenVINO is; else ``transformers``."""
+    from stretto.models.family import why_not
+
+    if lm.device.type != "cpu" or find_spec("openvino") is None or why_not(lm) is not None:
+        return "transformers"
+    return "cpu" if str(lm.base.dtype) in ("torch.float32", "torch.bfloat16") else "transformers"

@@ -1,0 +1,167 @@
+"""What every back end must do, one check each: a parametrised suite for tests of back ends.
+
+Each check takes a factory and a tolerance for logits, and raises AssertionError at the first
+difference. ``testing.check_backend`` runs whole sessions against the slow twin as well, which
+needs a back end that is exact to about 1e-3.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from stretto.engine import testing
+from stretto.engine.backends import Backend
+from stretto.engine.batch import PAD_SAMPLE, RowBatch
+from stretto.models import MultiStreamLM
+from stretto.streams import StreamTable
+
+Factory = Callable[[MultiStreamLM], Backend]
+LONG = 150
+"""Rows of two streams or more that make lines grow."""
+
+
+def rows_equal_one_pass(factory: Factory, tolerance: float, rule: str = "inclusive") -> None:
+    """Rows read one by one into the cache give the logits of one teacher-forced pass."""
+    lm = testing.tiny_lm(mask_rule=rule)
+    _compare(lm, factory(lm), _tables(lm, (7,)), tolerance)
+
+
+def ragged_batches(factory: Factory, tolerance: float, rule: str = "inclusive") -> None:
+    """Sessions of other lengths in the same pass change nothing; nor does reading by bursts."""
+    lm = testing.tiny_lm(mask_rule=rule)
+    _compare(lm, factory(lm), _tables(lm, (2, 9, 20)), tolerance)
+    _compare(lm, factory(lm), [_only_inputs(lm, 12)], tolerance, num_rows=5)
+
+
+def silence_leaves_no_trace(factory: Factory, tolerance: float) -> None:
+    """A later cell does not see how many were silent before it."""
+    lm = testing.tiny_lm()
+    silent = np.full((4, 2), lm.special.silence)
+    after = []
+    for rows in (0, 3):
+        backend = factory(lm)
+        line = backend.open()
+        _read(backend, line, [[5, 6]], 0)
+        for _ in range(rows):
+            _read(backend, line, silent[:1].tolist(), 1)
+        after.append(_read(backend, line, [[7, 8]], 2))
+        backend.release(line)
+    _assert_close(after[0], after[1], tolerance, "after three silent rows")
+
+
+def batch_composition_does_not_matter(factory: Factory, tolerance: float) -> None:
+    """A session alone, among others, and on lines that are no neighbours."""
+    lm = testing.tiny_lm()
+    tables = _tables(lm, (6, 6, 6, 6))
+    backend = factory(lm)
+    alone = testing.read_in_ticks(backend, [tables[1]])[0]
+    together = testing.read_in_ticks(backend, tables)[1]
+    first, gap = backend.open(), backend.open()
+    third = backend.open()
+    backend.release(gap)
+    scattered = _read(backend, first, [[5, 6]], 0), _read(backend, third, [[5, 6]], 0)
+    both = _read_both(backend, (first, third), [[9, 10], [9, 10]], 1)
+    _assert_close(alone, together, tolerance, "alone and among others")
+    _assert_close(scattered[0], scattered[1], tolerance, "two lines with the same cells")
+    _assert_close(both[0], both[1], tolerance, "lines that are no neighbours")
+
+
+def lines_grow(factory: Factory, tolerance: float) -> None:
+    """A session outgrows what its line first held while a short one shares the passes."""
+    lm = testing.tiny_lm()
+    _compare(lm, factory(lm), _tables(lm, (LONG, 3)), tolerance)
+
+
+def lines_are_given_again_empty(factory: Factory, tolerance: float) -> None:
+    """A line that was released holds nothing of its last session, even of one that overflowed."""
+    lm = testing.tiny_lm()
+    backend = factory(lm)
+    kept = backend.open()
+    used = backend.open()
+    fresh = _read(backend, kept, [[5, 6]], 0)
+    for row in range(5):
+        _read(backend, used, [[40 + row, 60 + row]], row)
+    backend.release(used)
+    again = backend.open()
+    assert again == used, f"line {used} was released, {again} was given"
+    _assert_close(_read(backend, again, [[5, 6]], 0), fresh, tolerance, "a line in its second use")
+
+
+def a_pass_may_ask_nothing(factory: Factory, tolerance: float) -> None:
+    """A prefill without queries fills the cache and returns no logits."""
+    lm = testing.tiny_lm()
+    backend = factory(lm)
+    asked, silent = backend.open(), backend.open()
+    _read(backend, asked, [[5, 6]], 0)
+    none = _read(backend, silent, [[5, 6]], 0, ask=False)
+    assert none.shape == (0, lm.vocab_size + 2), f"logits of no query have shape {none.shape}"
+    _assert_close(_read(backend, asked, [[7, 8]], 1), _read(backend, silent, [[7, 8]], 1),
+                  tolerance, "after a pass without queries")  # fmt: skip
+
+
+CHECKS: tuple[Callable[[Factory, float], None], ...] = (
+    rows_equal_one_pass,
+    ragged_batches,
+    silence_leaves_no_trace,
+    batch_composition_does_not_matter,
+    lines_grow,
+    lines_are_given_again_empty,
+    a_pass_may_ask_nothing,
+)
+"""All of them; the first two also take ``rule="strict"``."""
+RULES = (rows_equal_one_pass, ragged_batches)
+
+
+def _tables(lm: MultiStreamLM, lengths: tuple[int, ...]) -> list[StreamTable]:
+    return [testing.random_table(lm, rows, seed) for seed, rows in enumerate(lengths)]
+
+
+def _only_inputs(lm: MultiStreamLM, rows: int) -> StreamTable:
+    """A backlog: outputs have cells only where a burst of five rows ends."""
+    table = testing.random_table(lm, rows, rows)
+    keep = (np.arange(len(table)) + table.num_prompt_rows) % 5 == 4
+    for output in lm.streams.outputs:
+        table.rows[~keep, output] = -1
+    return table
+
+
+def _compare(
+    lm: MultiStreamLM,
+    backend: Backend,
+    tables: list[StreamTable],
+    tolerance: float,
+    num_rows: int = 1,
+) -> None:
+    read = testing.read_in_ticks(backend, tables, num_rows=num_rows)
+    for i, (table, logits) in enumerate(zip(tables, read, strict=True)):
+        worst = testing.max_difference(lm, table, logits)
+        assert worst < tolerance, f"table {i}: logits differ by {worst:.2g} from one pass"
+
+
+def _read(
+    backend: Backend, line: int, tokens: list[list[int]], row: int, ask: bool = True
+) -> np.ndarray:
+    return _read_both(backend, (line,), tokens, row, ask)
+
+
+def _read_both(
+    backend: Backend, lines: tuple[int, ...], tokens: list[list[int]], row: int, ask: bool = True
+) -> np.ndarray:
+    """Logits of one row of the same width in each line: (B * T, V + 2)."""
+    cells = np.array(tokens, np.int64)
+    assert not (cells == PAD_SAMPLE).any()
+    streams = np.broadcast_to(np.arange(cells.shape[1]), cells.shape).copy()
+    select = np.arange(cells.size if ask else 0)
+    batch = RowBatch(np.array(lines), cells, streams, np.full_like(cells, row),
+                     np.zeros_like(cells), select, select * 0,
+                     np.zeros(len(select)), [])  # fmt: skip
+    logits = backend.forward(batch)
+    assert isinstance(logits, torch.Tensor)
+    out = logits.float().cpu().numpy()
+    return out.reshape(len(lines), -1) if len(lines) > 1 else out
+
+
+def _assert_close(one: np.ndarray, other: np.ndarray, tolerance: float, where: str) -> None:
+    worst = float(np.abs(one - other).max(initial=0.0))
+    assert worst < tolerance, f"{where}: logits differ by {worst:.2g}"

@@ -1,0 +1,122 @@
+"""Every back end that is installed passes the conformance suite within its tolerance."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stretto.engine import conformance, testing
+from stretto.engine.backends import open_backend
+from stretto.engine.backends.transformers import TransformersBackend
+from stretto.engine.batch import RowBatch
+from stretto.errors import ConfigError
+
+# Logits of the tiny model lie within 5 or so; rounding to 8 bits of mantissa moves them by 0.1.
+TOLERANCES = {"transformers": 1e-3, "cpu:float32": 1e-3, "prepacked:float32": 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled graphs stay out of the user's cache."""
+    monkeypatch.setenv("STRETTO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+@pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)
+def test_backend_conforms(name: str, check: Callable[..., None]) -> None:
+    if name.startswith("cpu"):
+        pytest.importorskip("openvino")
+    check(partial(open_backend, name), TOLERANCES[name])
+
+
+@pytest.mark.parametrize("name", ["cpu:float32", "prepacked:float32"])
+def test_whole_sessions_equal_the_slow_twin(name: str) -> None:
+    if name.startswith("cpu"):
+        pytest.importorskip("openvino")
+    testing.check_backend(partial(open_backend, name))
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+@pytest.mark.parametrize("check", conformance.RULES, ids=lambda check: check.__name__)
+def test_backend_conforms_under_the_strict_rule(name: str, check: Callable[..., None]) -> None:
+    if name.startswith("cpu"):
+        pytest.importorskip("openvino")
+    check(partial(open_backend, name), TOLERANCES[name], rule="strict")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tensorrt", "choose from auto, transformers, cpu, prepacked"),
+        ("transformers:int8", "no such precision; choose from transformers$"),
+        ("prepacked:int8", "choose from prepacked, prepacked:float32, prepacked:bfloat16$"),
+    ],
+)
+def test_a_backend_that_cannot_be_had_is_refused(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        open_backend(name, testing.tiny_lm())
+
+
+@pytest.mark.skipif(find_spec("openvino") is not None, reason="OpenVINO is installed")
+def test_without_openvino_the_extra_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"pip install 'stretto\[cpu\]'"):
+        open_backend("cpu:int8", testing.tiny_lm())
+
+
+def test_a_dtype_that_a_backend_lacks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="in float16: choose from float32, bfloat16"):
+        open_backend("prepacked", testing.tiny_lm().half())
+    lm = testing.tiny_lm().half()
+    assert isinstance(open_backend("auto", lm), TransformersBackend)
+
+
+class Careless(TransformersBackend):
+    """Takes lines back without emptying them when they are given again."""
+
+    @torch.inference_mode()
+    def open(self) -> int:
+        lengths = self._cache.lengths.clone()
+        line = super().open()
+        if line < len(lengths):
+            self._cache.lengths[line] = lengths[line]
+        return line
+
+
+class Hoarder(TransformersBackend):
+    """Keeps silence."""
+
+    @torch.inference_mode()
+    def forward(self, batch: RowBatch) -> Tensor:
+        before = self._cache.lengths.clone()
+        logits = super().forward(batch)
+        cells = torch.from_numpy((batch.samples == 0).sum(1))
+        self._cache.lengths[batch.lines] = before[batch.lines] + cells
+        return logits
+
+
+class Blind(TransformersBackend):
+    """Reads all sessions of a pass as if they were on the line of the first."""
+
+    def forward(self, batch: RowBatch) -> Tensor:
+        object.__setattr__(batch, "lines", np.full_like(batch.lines, batch.lines[0]))
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        (Careless, conformance.lines_are_given_again_empty),
+        (Hoarder, conformance.silence_leaves_no_trace),
+        (Hoarder, conformance.ragged_batches),
+        (Blind, conformance.ragged_batches),
+    ],
+)
+def test_a_broken_backend_does_not_conform(
+    broken: type[TransformersBackend], check: Callable[..., None]
+) -> None:
+    with pytest.raises(AssertionError, match="differ"):
+        check(broken, 1e-3)
