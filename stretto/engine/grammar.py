@@ -17,6 +17,8 @@ from stretto.errors import ConfigError, InputError
 from stretto.streams import StreamCodec
 
 KINDS = ("json", "regex", "lark")
+# By default JSON may hold any amount of white space, and a model in doubt writes nothing else.
+_WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Grammar:
 
     @classmethod
     def json(cls, schema: Mapping[str, Any] | bool, *, pauses: bool = True) -> Self:
-        """A value that a JSON schema accepts."""
+        """A value that a JSON schema accepts; at most single spaces between its parts."""
         return cls("json", json.dumps(schema), pauses)
 
     @classmethod
@@ -132,7 +134,9 @@ class GrammarCompiler:
             "lark": library.LLMatcher.grammar_from_lark,
         }[grammar.kind]
         try:
-            matcher = library.LLMatcher(self._tokenizer, make(grammar.source), log_level=0)
+            options = {"defaults": _WHITE_SPACE} if grammar.kind == "json" else {}
+            source = make(grammar.source, **options)
+            matcher = library.LLMatcher(self._tokenizer, source, log_level=0)
         except ValueError as error:
             raise _refused(grammar, str(error)) from None
         if matcher.is_error():

@@ -98,7 +98,10 @@ def test_the_engine_says_what_the_twin_says(temperature: float) -> None:
     for script, table in zip(scripts, tables, strict=True):
         assert table == reference.run(LM, script, CODEC)
     answers = [CODEC.decode([t for t in x.column("answer") if t < SPECIAL.silence]) for x in tables]
-    assert re.fullmatch(r'(\{\s*"n"\s*:\s*(1|22)\s*\})+', answers[0]), answers[0]
+    *whole, last = re.split(r"(?<=\})", answers[0])  # the last one was cut by max_rows, or is empty
+    assert whole
+    assert set(whole) <= {'{"n": 1}', '{"n": 22}'}
+    assert '{"n": 1}'.startswith(last) or '{"n": 22}'.startswith(last)
     assert re.fullmatch(r"[a-c]+", answers[1])
     assert Engine(LM, CODEC).replay(tables[0]) == tables[0]
 
@@ -164,7 +167,9 @@ def test_valid_json_from_random_logits_on_a_real_tokeniser() -> None:
 def test_bad_grammars_are_refused_when_a_session_is_opened(grammar: Grammar) -> None:
     pytest.importorskip("llguidance")
     with pytest.raises(InputError, match=f"grammar \\({grammar.kind}\\) cannot be read") as caught:
-        Engine(LM, CODEC).open(sampling=SamplingParams(grammar=grammar), clock=VirtualClock())
+        Engine(LM, CODEC).open(
+            sampling=SamplingParams(grammar=grammar), clock=VirtualClock(lambda cells, cached: 0.05)
+        )
     assert "\n" not in str(caught.value)
 
 

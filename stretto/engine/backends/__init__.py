@@ -58,7 +58,7 @@ def check_name(name: str) -> tuple[str, str | None]:
 
 
 def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
-    """A back end by name; ``auto`` is the best there is for this model.
+    """A back end by name; ``auto`` is ``transformers`` until another is shown to be faster.
 
     Args:
         name: ``auto`` or one of ``BACKENDS``. ``cpu`` and ``prepacked`` take a precision behind a
@@ -70,8 +70,6 @@ def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
             that it can run.
     """
     kind, precision = check_name(name)
-    if kind == "auto":
-        kind = _best(lm)
     if kind == "cpu":
         from stretto.engine.backends.cpu import CpuBackend
 
@@ -83,12 +81,3 @@ def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
     from stretto.engine.backends.transformers import TransformersBackend
 
     return TransformersBackend(lm)
-
-
-def _best(lm: "MultiStreamLM") -> str:
-    """``cpu`` for a model on the CPU that it can run, where OpenVINO is; else ``transformers``."""
-    from stretto.models.family import why_not
-
-    if lm.device.type != "cpu" or find_spec("openvino") is None or why_not(lm) is not None:
-        return "transformers"
-    return "cpu" if str(lm.base.dtype) in ("torch.float32", "torch.bfloat16") else "transformers"
