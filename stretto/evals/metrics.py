@@ -19,7 +19,8 @@ def wilson(successes: int, n: int) -> Interval:
     share, z2 = successes / n, Z95 * Z95
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding may leave the share itself outside by 1e-17, at none or all right.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:

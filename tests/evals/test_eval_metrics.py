@@ -27,6 +27,13 @@ def test_wilson(right: int, n: int, low: float, high: float) -> None:
     assert wilson(right, n) == pytest.approx((low, high), abs=5e-5)
 
 
+def test_the_share_is_in_its_interval() -> None:
+    for n in range(1, 200):
+        for right in (0, 1, n // 2, n):
+            low, high = wilson(right, n)
+            assert 0 <= low <= right / n <= high <= 1
+
+
 def test_wilson_of_nothing_is_everything() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
 
