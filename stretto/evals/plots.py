@@ -67,7 +67,7 @@ def _delay_bars(report: "Report", path: Path) -> Path:
         axis.set_xticks(range(len(rates)), rates)
         axis.set_xlabel("input tokens per second")
         axis.set_ylabel("delay after end of input, s")
-    axes[0].legend(fontsize="small")
+    _legend(figure, axes[0])
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
@@ -92,10 +92,16 @@ def _frontier(report: "Report", path: Path) -> Path:
         axis.set_title(task)
         axis.set_xlabel(f"delay after end of input, s ({rate} tokens/s)")
         axis.set_ylabel("accuracy, %")
-    axes[0].legend(fontsize="small")
+    _legend(figure, axes[0])
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
+
+
+def _legend(figure: Any, axis: Any) -> None:
+    """One for all panels, above them, where it hides nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), fontsize="small")
 
 
 def _errorbar(axis: Any, points: Sequence[Line], system: str, style: str) -> None:
