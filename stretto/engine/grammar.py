@@ -146,7 +146,7 @@ class GrammarCompiler:
 
 def _library() -> Any:
     try:
-        import llguidance  # pyright: ignore[reportMissingImports]
+        import llguidance
     except ImportError:
         raise InputError(
             "grammar-constrained streams need llguidance: pip install 'stretto[grammar]'"

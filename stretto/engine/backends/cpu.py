@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov  # pyright: ignore[reportMissingImports]
+import openvino as ov
 import torch
 from torch import Tensor
 

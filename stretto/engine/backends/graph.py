@@ -11,8 +11,8 @@ head, N queries, L layers.
 from typing import Any
 
 import numpy as np
-import openvino as ov  # pyright: ignore[reportMissingImports]
-from openvino import opset13 as ops  # pyright: ignore[reportMissingImports]
+import openvino as ov
+from openvino import opset13 as ops
 from torch import Tensor
 
 from stretto.models.family import FamilyDecoder, Layer, Linear
@@ -67,7 +67,8 @@ class _Builder:
             stacked = ops.concat([ops.unsqueeze(pair[kind], _ints(0)) for pair in new], 0)
             results.append(_result(stacked, name))
         inputs = [embeds, cos, sin, mask, select, *(x for pair in caches for x in pair)]
-        return ov.Model(results, inputs, "stretto")
+        # OpenVINO's stubs declare the constructor on its C++ class only.
+        return ov.Model(results, inputs, "stretto")  # pyright: ignore[reportGeneralTypeIssues]
 
     def _attention(self, hidden: Node, layer: Layer, cache: list[Node]) -> tuple[Node, Node, Node]:
         heads, kv_heads, size = (
