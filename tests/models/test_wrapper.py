@@ -98,13 +98,13 @@ def test_order_of_streams_in_a_row_does_not_matter() -> None:
 
 
 def test_silence_is_seen_by_nobody() -> None:
-    lm = tiny_lm()
+    lm = tiny_lm().double()  # in float32, kernels for 8 and 9 cells round differently
     rows = np.array([[1, 2, 3], [4, lm.special.silence, 6], [7, 8, 9]])
     with_silence = logits_of(lm, StreamTable(AUDIT, lm.special, rows=rows))
     rows[1, 1] = -1
     without = logits_of(lm, StreamTable(AUDIT, lm.special, rows=rows))
     keep = [0, 1, 2, 3, 5, 6, 7, 8]
-    assert (with_silence[keep] - without).abs().max() < 1e-6
+    assert (with_silence[keep] - without).abs().max() < 1e-12
 
 
 def test_packed_tables_do_not_see_each_other() -> None:
