@@ -81,7 +81,6 @@ class Engine:
         from stretto.models.checkpoint import is_checkpoint, load_codec
 
         check_name(backend)
-
         lm = MultiStreamLM.from_pretrained(name_or_path, device=device, dtype=dtype)
         stops = () if is_checkpoint(name_or_path) else _eos_ids(lm)
         codec = load_codec(name_or_path)

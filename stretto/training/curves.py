@@ -19,7 +19,7 @@ def plot_losses(run: Run, path: Path) -> None:
     by_step: dict[tuple[str, int], float] = {}
     for event in run.events("log"):
         for name in ("content", "silence", "eval_content", "eval_silence"):
-            if event.get(name):  # a loss of exactly 0 is one over nothing
+            if event.get(name) is not None:
                 by_step[name, event["step"]] = event[name]
     seen = {name.removeprefix("eval_") for name, _ in by_step}
     kinds = [kind for kind in ("content", "silence") if kind in seen] or ["content"]

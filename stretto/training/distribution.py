@@ -99,6 +99,11 @@ def check_sharding(accelerator: Any) -> None:
         )
     if plugin.fsdp_version != 2:
         raise ConfigError("accelerate config: set fsdp_version: 2 (version 1 is on its way out)")
+    if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
+        raise ConfigError(
+            "accelerate config: set fsdp_state_dict_type: FULL_STATE_DICT; checkpoints in shards "
+            "are not tested"
+        )
     if plugin.cpu_ram_efficient_loading:
         raise ConfigError(
             "accelerate config: set fsdp_cpu_ram_efficient_loading: false; every process loads "

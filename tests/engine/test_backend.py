@@ -2,15 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from stretto.engine import Engine, testing
 from stretto.engine.backends import open_backend
-from stretto.engine.backends.transformers import TransformersBackend
-from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
 from stretto.streams import ABSENT, AGENT, AUDIT, READ
@@ -24,20 +20,6 @@ LMS = {
 
 def test_the_transformers_backend_conforms() -> None:
     testing.check_backend(lambda lm: open_backend("transformers", lm))
-
-
-def test_a_backend_that_keeps_silence_does_not_conform() -> None:
-    class Hoarder(TransformersBackend):
-        @torch.inference_mode()
-        def forward(self, batch: RowBatch) -> Tensor:
-            before = self._cache.lengths.clone()
-            logits = super().forward(batch)
-            cells = torch.from_numpy((batch.samples == 0).sum(1))
-            self._cache.lengths[batch.lines] = before[batch.lines] + cells
-            return logits
-
-    with pytest.raises(AssertionError, match="logits differ"):
-        testing.check_backend(Hoarder)
 
 
 @settings(max_examples=12)

@@ -120,3 +120,8 @@ def test_a_broken_backend_does_not_conform(
 ) -> None:
     with pytest.raises(AssertionError, match="differ"):
         check(broken, 1e-3)
+
+
+def test_whole_sessions_find_a_backend_that_keeps_silence() -> None:
+    with pytest.raises(AssertionError, match="logits differ"):
+        testing.check_backend(Hoarder)

@@ -1,41 +1,24 @@
 """Rows, arrivals, limits and endings, on a tiny random model steered by what it may sample."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
+from steered import CODEC, DONE, HUSH, LM, STEP, TALK, E, S, _, clock, rows
 from torch import Tensor
 
-from stretto.engine import Engine, Limits, SamplingParams, VirtualClock, WallClock, reference
+from stretto.engine import Engine, Limits, SamplingParams, WallClock, reference
 from stretto.engine.backends.transformers import TransformersBackend
 from stretto.engine.batch import RowBatch
 from stretto.engine.reference import Script
-from stretto.engine.session import Session
-from stretto.engine.testing import play, scripts, tiny_codec, tiny_lm
-from stretto.errors import ConfigError, InputError, LimitError
-from stretto.streams import ABSENT, AGENT, AUDIT, READ, SINGLE, StreamSet, StreamTable
+from stretto.engine.testing import play, scripts, tiny_lm
+from stretto.errors import ConfigError, InputError
+from stretto.streams import ABSENT, AGENT, AUDIT, READ, SINGLE, StreamTable
 from stretto.streams.ticks import validate
-
-LM, CODEC = tiny_lm(READ), tiny_codec()
-S, E, _ = CODEC.special.silence, CODEC.special.end, ABSENT
-HUSH = SamplingParams(allowed=(S,))
-DONE = SamplingParams(allowed=(E,))
-TALK = SamplingParams(allowed=(65,))
-STEP = 0.1
-
-
-def clock() -> VirtualClock:
-    return VirtualClock(lambda cells, cached: STEP)
 
 
 @pytest.fixture
 def engine() -> Engine:
     return Engine(LM, CODEC)
-
-
-def rows(session: Session) -> list[list[int]]:
-    return session.table.rows.tolist()
 
 
 def test_steady_arrival_makes_a_row_a_token(engine: Engine) -> None:
@@ -189,18 +172,6 @@ def test_closing_everything_says_nothing_on_streams_that_never_spoke() -> None:
     assert rows(session)[:2] == [[_, 1, _, _, _, _], [_, E, _, S, S, S]]
 
 
-def test_cancel_frees_the_line(engine: Engine) -> None:
-    first = engine.open(sampling=TALK, clock=clock())
-    engine.step()
-    first.cancel()
-    assert first.finish_reason == "cancelled"
-    second = engine.open(sampling=TALK, limits=Limits(max_rows=3), clock=clock())
-    engine.run([second])
-    assert second.line == 0 and len(first.rows) == 1
-    with pytest.raises(InputError, match="session is over"):
-        first.send("user", "x")
-
-
 def test_a_stream_that_is_closed_takes_nothing_but_an_interrupt(engine: Engine) -> None:
     session = engine.open(sampling=HUSH, limits=Limits(quiet_rows=1), clock=clock())
     session.send("user", [1, 2, 3], rate=1 / STEP)
@@ -249,18 +220,6 @@ def test_what_is_done_during_a_forward_pass_counts_from_the_next_tick() -> None:
     assert session.finish_reason == "cancelled" and engine.step() == []
 
 
-def test_cancelling_in_catch_up_leaves_others_alone(engine: Engine) -> None:
-    script = Script(READ, arrivals=[(0.1 * i, "user", i) for i in range(9)], seed=1,
-                    limits=Limits(max_rows=20, quiet_rows=3))  # fmt: skip
-    session = engine.open(sampling=TALK, clock=clock())
-    session.send("user", list(range(40)))
-    engine.step()  # its backlog is being read
-    session.cancel()
-    assert len(session.rows) == 40 and rows(session)[-1] == [39, S]
-    [table] = play(engine, [script])  # on the line that became free
-    assert table == reference.run(LM, script)
-
-
 def test_deadline_while_nothing_ever_arrives() -> None:
     """Silent rows go on until then, in virtual time and in real time."""
     engine = Engine(LM, CODEC)
@@ -273,96 +232,12 @@ def test_deadline_while_nothing_ever_arrives() -> None:
     assert session.clock.now() < 60
 
 
-def test_waiting_for_a_line(engine: Engine) -> None:
-    """A session that has no turn yet is neither over nor asked; its deadline counts."""
-    engine = Engine(LM, CODEC, max_sessions=1)
-    first, second = (engine.open(sampling=DONE, clock=clock()) for _i in range(2))
-    late = engine.open(sampling=DONE, limits=Limits(deadline_s=1e-6), clock=WallClock())
-    second.send("user", [1])
-    second.close()
-    late.send("user", [1])
-    with pytest.raises(LimitError, match="all 1 sessions that may be active wait for input"):
-        engine.run([second])
-    assert second.finish_reason is None and late.finish_reason == "deadline" and not late.rows
-    assert late.next_event() == 1e-6  # not its arrival, which is due
-    engine.run([first, second])
-    assert (first.finish_reason, second.finish_reason) == ("quiet", "end")
-
-
-def test_who_waits_for_a_line_waits_for_the_arrivals_of_its_holder() -> None:
-    engine = Engine(LM, CODEC, max_sessions=1)
-    first = engine.open(sampling=DONE, clock=WallClock())
-    first.feed([(0.3, "user", 1)])
-    second = engine.open(sampling=DONE, clock=clock())
-    second.close()
-    engine.run([second])
-    assert (first.finish_reason, second.finish_reason) == ("end", "end")
-    assert any(row.time >= 0.3 for row in first.rows)
-
-
-def test_what_another_thread_sends_is_read_at_once(engine: Engine) -> None:
-    session = engine.open(sampling=DONE, limits=Limits(deadline_s=60), clock=WallClock())
-    session.feed([(50.0, "user", 1)], closed=False)
-    timer = threading.Timer(0.2, session.interrupt, ("user", [2]))
-    timer.start()
-    engine.run([session])
-    assert rows(session)[-2:] == [[2, S], [_, E]] and session.clock.now() < 40
-
-
-def test_a_failed_step_ends_the_sessions_in_it_only() -> None:
-    class Broken(TransformersBackend):
-        def forward(self, batch: RowBatch) -> Tensor:
-            if batch.tokens.shape[0] == 1:
-                raise KeyboardInterrupt
-            return super().forward(batch)
-
-    engine = Engine(LM, CODEC, backend=Broken(LM))
-    alone = engine.open(sampling=TALK, clock=clock())
-    with pytest.raises(KeyboardInterrupt):
-        engine.step()
-    assert alone.finish_reason == "error"
-    two = [engine.open(sampling=TALK, limits=Limits(max_rows=4), clock=clock()) for _i in range(2)]
-    engine.run(two)
-    assert [rows(session) for session in two] == [[[_, S]] + [[_, 65]] * 3] * 2
-
-
-def test_sessions_with_other_streams_and_masks_share_a_step() -> None:
-    """Each as if alone, while lines are added, given back and used again."""
-    lm = tiny_lm(AUDIT)
-    only = [SamplingParams(temperature=3.0, allowed=ids) for ids in ((65, 66), (70, S), (E, 71))]
-    scripts = [
-        Script(streams, {"answer": [n + 1] * n}, [(0.1 * n, "user", n)], seed=n,
-               sampling=dict.fromkeys((s.name for s in streams if s.name != "user"), only[n % 3]),
-               limits=Limits(max_rows=4 + 5 * (n % 4), quiet_rows=6))
-        for n, streams in enumerate([AUDIT, READ, StreamSet(list(AUDIT)[::-1])] * 3)
-    ]  # fmt: skip
-    expected = [reference.run(lm, script) for script in scripts]
-    for most in (2, 9):
-        engine = Engine(lm, CODEC, max_sessions=most)
-        assert play(engine, scripts) == expected
-        assert play(engine, scripts[::-1]) == expected[::-1]
-    for table, n in zip(expected, range(9), strict=True):
-        said = table.rows[:, list(table.streams.outputs)]
-        assert set(said[said != ABSENT].tolist()) <= {
-            *(only[n % 3].allowed or ()),
-            S,
-        }  # woken by a given S
-
-
 def test_a_cancelled_session_ignores_what_was_sampled_meanwhile(engine: Engine) -> None:
     session = engine.open(sampling=TALK, clock=clock())
     engine.step()
     session.cancel("user left")
     assert engine.step() == []
     assert session.table.meta["finish_reason"] == "user left"
-
-
-@pytest.mark.parametrize("limit", [1, 2, 64])
-def test_the_table_does_not_depend_on_the_company(limit: int) -> None:
-    lm = tiny_lm(AUDIT)
-    played = scripts(lm)
-    alone = [play(Engine(lm, CODEC), [script])[0] for script in played]
-    assert play(Engine(lm, CODEC, max_sessions=limit), played) == alone
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
@@ -377,25 +252,6 @@ def test_penalties_and_many_inputs_equal_the_reference(temperature: float) -> No
         limits=Limits(max_rows=25, quiet_rows=5), seed=5, latency=lambda c, k: 0.01 * c + 0.001 * k,
     )  # fmt: skip
     assert play(Engine(lm, CODEC), [script])[0] == reference.run(lm, script)
-
-
-def test_a_step_is_one_forward_and_prompts_do_not_pad_others() -> None:
-    widths = []
-
-    class Counting(TransformersBackend):
-        def forward(self, batch: RowBatch) -> Tensor:
-            widths.append(batch.tokens.shape)
-            return super().forward(batch)
-
-    engine = Engine(LM, CODEC, backend=Counting(LM))
-    talking = engine.open(sampling=TALK, limits=Limits(max_rows=30), clock=clock())
-    engine.step()
-    for _i in range(2):
-        engine.open(prompts={"user": [1] * 200}, sampling=TALK, clock=clock())
-    for _i in range(4):
-        engine.step()
-    assert widths == [(1, 1), (2, 200), (3, 1), (3, 1), (3, 1)]
-    assert len(talking.rows) == 4
 
 
 def test_replay(engine: Engine) -> None:
@@ -465,17 +321,6 @@ def test_refusals(engine: Engine) -> None:
         session.send("user", "x", rate=0)
     with pytest.raises(InputError, match="not silence"):
         session.send("user", [S])
-
-
-def test_generators_are_the_sessions_own() -> None:
-    engine = Engine(LM, CODEC)
-    warm = SamplingParams(temperature=2.0)
-    made = []
-    for seed in (1, 1, 2):
-        session = engine.open(sampling=warm, limits=Limits(max_rows=12), seed=seed, clock=clock())
-        made.append(session)
-    engine.run(made)
-    assert rows(made[0]) == rows(made[1]) != rows(made[2])
 
 
 def test_nothing_keeps_a_graph(engine: Engine) -> None:

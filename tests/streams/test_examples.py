@@ -233,3 +233,12 @@ def test_lenient_grading() -> None:
     assert is_correct("It is 3 or 12", "12.0", lenient=True)
     assert is_correct("The 3 dogs: yes", "yes", lenient=True)
     assert not is_correct("yes, or rather no", "yes", lenient=True)
+
+
+def test_names_are_said_as_the_text_has_them() -> None:
+    """A model can copy them; in lower case they are other tokens."""
+    pytest.importorskip("reasoning_gym")
+    for example in load_examples("needle_haystack", None, limit=20, split="dev"):
+        name = example.steps[-1].removeprefix("Answer: ").strip()
+        assert name.lower() == example.answer
+        assert any(f"{name} " in chunk for chunk in example.chunks)

@@ -162,6 +162,7 @@ def test_sharding_one_process_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     ("settings", "message"),
     [
         ({"fsdp_version": 1}, "set fsdp_version: 2"),
+        ({"state_dict_type": "SHARDED_STATE_DICT"}, "set fsdp_state_dict_type: FULL_STATE_DICT"),
         ({"cpu_ram_efficient_loading": True}, "set fsdp_cpu_ram_efficient_loading: false"),
         ({"activation_checkpointing": True}, "set fsdp_activation_checkpointing: false"),
     ],
@@ -173,6 +174,8 @@ def test_settings_that_cannot_be_honoured_are_refused(
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # the plugin sets it for good
-    plugin = FullyShardedDataParallelPlugin(**({"fsdp_version": 2} | settings))
+    plugin = FullyShardedDataParallelPlugin(
+        **({"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"} | settings)
+    )
     with pytest.raises(ConfigError, match=message):
         check_sharding(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))

@@ -8,17 +8,16 @@ import openvino as ov
 import torch
 from torch import Tensor
 
-from stretto.engine.backends import PRECISIONS
+from stretto.engine.backends.family import FamilyBackend
 from stretto.engine.backends.graph import build
-from stretto.engine.backends.lines import Lines, View
+from stretto.engine.backends.lines import View
 from stretto.engine.batch import RowBatch
-from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
 from stretto.models.family import FamilyDecoder
 from stretto.models.store import cache_dir
 
 
-class CpuBackend:
+class CpuBackend(FamilyBackend):
     """Cache lines in plain memory, which the compiled graph reads in place.
 
     Args:
@@ -36,31 +35,10 @@ class CpuBackend:
     def __init__(
         self, lm: MultiStreamLM, precision: str | None = None, *, compiled: Path | None = None
     ) -> None:
-        precision = precision or str(lm.base.dtype).removeprefix("torch.")
-        if precision not in PRECISIONS["cpu"]:
-            raise ConfigError(
-                f"backend cpu in {precision}: choose from {', '.join(PRECISIONS['cpu'])}"
-            )
-        if lm.device.type != "cpu":
-            raise ConfigError(f"backend cpu: the model is on {lm.device}; load it with device cpu")
-        self._decoder = FamilyDecoder(lm)
-        self._lines = Lines(self._decoder, lm.mask_rule, lm.special.silence)
-        self._request = _compile(self._decoder, precision, compiled).create_infer_request()
+        super().__init__(lm, "cpu", precision)
+        self._request = _compile(self._decoder, self.precision, compiled).create_infer_request()
         self._held: dict[str, Any] = {}
         self._seen: tuple[Any, ...] | None = None
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of keys and values that live sessions hold."""
-        return self._lines.nbytes
-
-    def open(self) -> int:
-        """Give an empty cache line."""
-        return self._lines.open()
-
-    def release(self, line: int) -> None:
-        """Take a line back; when none is left in use the memory is given back too."""
-        self._lines.release(line)
 
     @torch.inference_mode()
     def forward(self, batch: RowBatch) -> Tensor:

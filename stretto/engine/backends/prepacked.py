@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from stretto.engine.backends import PRECISIONS
-from stretto.engine.backends.lines import Lines
+from stretto.engine.backends.family import FamilyBackend
 from stretto.engine.batch import RowBatch
-from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
 from stretto.models.family import FamilyDecoder, Layer, Linear
 
 Product = Callable[[Tensor], Tensor]
 
 
-class PrepackedBackend:
+class PrepackedBackend(FamilyBackend):
     """Cache lines in plain memory and packed matrices.
 
     Args:
@@ -28,39 +26,16 @@ class PrepackedBackend:
         precision: ``float32`` or ``bfloat16``, of the matrices; None is the model's own dtype.
 
     Raises:
-        ConfigError: a model of another family, on another device, or a precision that this back
-            end or this processor does not have.
+        ConfigError: a model of another family, on another device, or an unknown precision.
     """
 
     def __init__(self, lm: MultiStreamLM, precision: str | None = None) -> None:
-        precision = precision or str(lm.base.dtype).removeprefix("torch.")
-        if precision not in PRECISIONS["prepacked"]:
-            known = ", ".join(PRECISIONS["prepacked"])
-            raise ConfigError(f"backend prepacked in {precision}: choose from {known}")
-        if lm.device.type != "cpu":
-            raise ConfigError(
-                f"backend prepacked: the model is on {lm.device}; load it with device cpu"
-            )
-        self._dtype: torch.dtype = getattr(torch, precision)
-        decoder = self._decoder = FamilyDecoder(lm)
-        self._lines = Lines(decoder, lm.mask_rule, lm.special.silence)
+        super().__init__(lm, "prepacked", precision)
+        decoder, dtype = self._decoder, getattr(torch, self.precision)
         self._layers = [
-            _PackedLayer(decoder, decoder.layer(i), self._dtype) for i in range(decoder.num_layers)
+            _PackedLayer(decoder, decoder.layer(i), dtype) for i in range(decoder.num_layers)
         ]
-        self._unembed = _packed(decoder.unembed, self._dtype)
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of keys and values that live sessions hold."""
-        return self._lines.nbytes
-
-    def open(self) -> int:
-        """Give an empty cache line."""
-        return self._lines.open()
-
-    def release(self, line: int) -> None:
-        """Take a line back; when none is left in use the memory is given back too."""
-        self._lines.release(line)
+        self._unembed = _packed(decoder.unembed, dtype)
 
     @torch.inference_mode()
     def forward(self, batch: RowBatch) -> Tensor:

@@ -85,13 +85,13 @@ def _needle_haystack(item: dict[str, Any]) -> Example:
     statements = sentences(item["question"].split("\n")[0])
     name = item["answer"]
     steps = [f"{s.split()[0]} {'yes' if s.split()[0] == name else 'no'}\n" for s in statements]
-    return _example([question, *statements], steps, name.lower())
+    return _example([question, *statements], steps, name)
 
 
 def _example(parts: list[str], steps: list[str], answer: str) -> Example:
-    """Step i needs part i + 1; the answer needs all."""
+    """Step i needs part i + 1; the answer needs all. It is said as the text has it."""
     needs = (*range(2, len(parts) + 1), len(parts))
-    return Example("", "", join_chunks(parts), (*steps, final_step(answer)), answer, needs)
+    return Example("", "", join_chunks(parts), (*steps, final_step(answer)), answer.lower(), needs)
 
 
 _WRITERS: dict[str, Callable[[dict[str, Any]], Example]] = {
