@@ -16,7 +16,7 @@ from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
 
 # Only exact arithmetic is held to the twin; what the reduced precisions cost is not measured yet.
-TOLERANCES = {"transformers": 1e-3, "cpu:float32": 1e-3, "prepacked:float32": 1e-3}
+TOLERANCES = {"transformers": 1e-3, "native:float32": 1e-3, "cpu:float32": 1e-3, "prepacked:float32": 1e-3}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_backend_conforms(name: str, check: Callable[..., None]) -> None:
     check(partial(open_backend, name), TOLERANCES[name])
 
 
-@pytest.mark.parametrize("name", ["cpu:float32", "prepacked:float32"])
+@pytest.mark.parametrize("name", ["native:float32", "cpu:float32", "prepacked:float32"])
 def test_whole_sessions_equal_the_slow_twin(name: str) -> None:
     if name.startswith("cpu"):
         pytest.importorskip("openvino")

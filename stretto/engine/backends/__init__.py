@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
     from stretto.models import MultiStreamLM
 
-BACKENDS = ("transformers", "cpu", "prepacked")
+BACKENDS = ("transformers", "native", "cpu", "prepacked")
 PRECISIONS = {
+    "native": ("float32", "bfloat16", "int8"),
     "cpu": ("float32", "bfloat16", "int8"),
     "prepacked": ("float32", "bfloat16"),
 }
@@ -74,6 +75,10 @@ def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
         from stretto.engine.backends.cpu import CpuBackend
 
         return CpuBackend(lm, precision)
+    if kind == "native":
+        from stretto.engine.backends.native import NativeBackend
+
+        return NativeBackend(lm, precision)
     if kind == "prepacked":
         from stretto.engine.backends.prepacked import PrepackedBackend
 

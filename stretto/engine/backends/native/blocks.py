@@ -1,0 +1,135 @@
+"""Cache lines made of blocks, so that lines grow without moving and share what they have in common.
+
+A block holds 32 cells of all layers. A full block is never written again: forks of a line point to
+the same one. The last, half-full block of a line is its own.
+"""
+
+from heapq import heappop, heappush
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+BLOCK = 32
+"""Cells in a block; ``BLOCK`` of ``src/attention.h``."""
+_SPARE = 64
+"""Free blocks that are kept for the next to need one."""
+
+
+class _Line:
+    """One table's cells: their blocks, and the row of each cell."""
+
+    def __init__(self) -> None:
+        self.blocks: list[_Block] = []
+        self.length = 0
+        self.rows = np.zeros(4 * BLOCK, np.int32)
+        self.pointers = np.zeros(4, np.uint64)
+
+
+class _Block:
+    """Memory for 32 cells, and how many lines point to it."""
+
+    def __init__(self, data: npt.NDArray[np.uint8]) -> None:
+        self.data, self.users = data, 1
+
+
+class Blocks:
+    """All lines of a back end.
+
+    Args:
+        block_bytes: size of a block.
+    """
+
+    def __init__(self, block_bytes: int) -> None:
+        self._block_bytes = block_bytes
+        self._lines: dict[int, _Line] = {}
+        self._numbers: list[int] = []
+        self._spare: list[npt.NDArray[np.uint8]] = []
+        self._shared: dict[int, int] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the cached cells take; cells that lines share count once."""
+        cells, seen = 0, set()
+        for line in self._lines.values():
+            for i, block in enumerate(line.blocks):
+                if id(block) not in seen:
+                    seen.add(id(block))
+                    cells += min(BLOCK, line.length - i * BLOCK)
+        return cells * self._block_bytes // BLOCK
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of all blocks in use, full or not."""
+        used = {id(block) for line in self._lines.values() for block in line.blocks}
+        return len(used) * self._block_bytes
+
+    def open(self) -> int:
+        """Give an empty line, the lowest number that is free."""
+        number = heappop(self._numbers) if self._numbers else len(self._lines)
+        self._lines[number] = _Line()
+        return number
+
+    def fork(self, number: int, cells: int) -> int:
+        """A new line with the first cells of another; full blocks are shared."""
+        old = self._lines[number]
+        if not 0 <= cells <= old.length:
+            raise ValueError(f"line {number} holds {old.length} cells, not {cells}")
+        fork = self.open()
+        line = self._lines[fork]
+        self._reserve(line, 0, cells)
+        full = cells // BLOCK
+        for i in range(full):
+            self._give_back(line.blocks[i])
+            line.blocks[i] = old.blocks[i]
+            line.blocks[i].users += 1
+            line.pointers[i] = old.pointers[i]
+        if cells % BLOCK:
+            line.blocks[full].data[:] = old.blocks[full].data
+        line.rows[:cells] = old.rows[:cells]
+        line.length = cells
+        return fork
+
+    def release(self, number: int) -> None:
+        """Take a line back."""
+        for block in self._lines.pop(number).blocks:
+            self._give_back(block)
+        heappush(self._numbers, number)
+        if not self._lines:
+            self._numbers, self._spare = [], []
+
+    def append(self, number: int, rows: Ints) -> tuple[int, npt.NDArray[np.int32], Ints]:
+        """Make room for cells behind the others, and note their rows.
+
+        Returns:
+            cells there were before; rows of all the line's cells; pointers to its blocks. The
+            arrays hold room for whole blocks and stay until the line is written to again.
+        """
+        line = self._lines[number]
+        old, length = line.length, line.length + len(rows)
+        self._reserve(line, old, length)
+        line.rows[old:length] = rows
+        line.length = length
+        return old, line.rows, line.pointers
+
+    def _reserve(self, line: _Line, old: int, length: int) -> None:
+        del old
+        needed = -(-length // BLOCK)
+        while needed > len(line.pointers):
+            line.rows = np.concatenate([line.rows, np.zeros_like(line.rows)])
+            line.pointers = np.concatenate([line.pointers, np.zeros_like(line.pointers)])
+        for i in range(len(line.blocks), needed):
+            data = self._spare.pop() if self._spare else self._new()
+            line.blocks.append(_Block(data))
+            line.pointers[i] = data.ctypes.data
+
+    def _new(self) -> npt.NDArray[np.uint8]:
+        # Zeros: what lies behind a line's end is read with weight 0, and 0 times NaN is NaN.
+        room = np.zeros(self._block_bytes + 63, np.uint8)
+        start = -room.ctypes.data % 64
+        return room[start : start + self._block_bytes]
+
+    def _give_back(self, block: _Block) -> None:
+        block.users -= 1
+        if not block.users and len(self._spare) < _SPARE:
+            self._spare.append(block.data)

@@ -1,0 +1,130 @@
+// Vectors of 16 numbers, whatever the processor: GCC and Clang split them where registers are
+// narrower. Only what vector extensions cannot say is written in intrinsics.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace STRETTO_ISA {
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+constexpr int LANES = 16;
+
+// Not 0 + x: that is an addition, for -0 becomes 0 by it.
+inline Floats all(float x) { return x - Floats{}; }
+inline Ints all(int32_t x) { return x - Ints{}; }
+inline void ahead(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+template <class V, class T>
+inline V load(const T* p) {
+    V v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class V, class T>
+inline void store(T* p, V v) {
+    std::memcpy(p, &v, sizeof v);
+}
+
+inline Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
+
+inline Floats fma(Floats a, Floats b, Floats c) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    return a * b + c;  // contracted: see the flags of the build
+#endif
+}
+
+// IEEE half precision and bfloat16 to float.
+inline Floats load_half(const uint16_t* p) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#else
+    __m256 parts[2] = {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+                       _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p + 1))};
+    return load<Floats>(parts);
+#endif
+}
+
+inline Floats load_bfloat(const uint16_t* p) {
+    return (Floats)(__builtin_convertvector(load<Halves>(p), Words) << 16);
+}
+
+inline void store_half(uint16_t* p, Floats x) {
+    __m256 parts[2];
+    store(parts, x);
+    _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(parts[0], _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((__m128i*)p + 1, _mm256_cvtps_ph(parts[1], _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline float sum(Floats x) {
+    float total = 0, part[LANES];
+    store(part, x);
+    for (int n = LANES / 2; n; n /= 2)
+        for (int i = 0; i < n; i++) part[i] += part[i + n];
+    total = part[0];
+    return total;
+}
+
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+inline float largest(Floats x) {
+    float part[LANES];
+    store(part, x);
+    for (int n = LANES / 2; n; n /= 2)
+        for (int i = 0; i < n; i++) part[i] = part[i] > part[i + n] ? part[i] : part[i + n];
+    return part[0];
+}
+
+// e^x to about 2e-7 of its size: x = n ln 2 + r, and a polynomial in r.
+inline Floats exponential(Floats x) {
+    x = larger(x, all(-87.0f));
+    x = x < all(88.0f) ? x : all(88.0f);
+    const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+    Floats shifted = fma(x, all(1.44269504f), magic);
+    Floats n = shifted - magic;
+    Floats r = fma(n, all(-0.693145752f), x);
+    r = fma(n, all(-1.42860677e-6f), r);
+    Floats p = all(1.0f / 720);
+    p = fma(p, r, all(1.0f / 120));
+    p = fma(p, r, all(1.0f / 24));
+    p = fma(p, r, all(1.0f / 6));
+    p = fma(p, r, all(0.5f));
+    p = fma(p, r, all(1.0f));
+    p = fma(p, r, all(1.0f));
+    return p * (Floats)(((Ints)shifted + 127) << 23);
+}
+
+// 16 sums of four products each: lanes += weights (as unsigned, 128 too large) * four bytes.
+// The AVX-512 form leaves the 128 in; `OFFSET` says so.
+#ifdef __AVX512VNNI__
+constexpr bool OFFSET = true;
+inline Ints dot4(Ints lanes, const uint8_t* weights, int32_t four) {
+    return (Ints)_mm512_dpbusd_epi32((__m512i)lanes, _mm512_loadu_si512(weights),
+                                     _mm512_set1_epi32(four));
+}
+#else
+constexpr bool OFFSET = false;
+inline Ints dot4(Ints lanes, const uint8_t* weights, int32_t four) {
+    const __m256i bytes = _mm256_set1_epi32(four), size = _mm256_abs_epi8(bytes);
+    __m256i out[2];
+    store(out, lanes);
+    for (int half = 0; half < 2; half++) {
+        __m256i w = _mm256_loadu_si256((const __m256i*)weights + half);
+        w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+        // At most 2 * 127 * 127: no sum of two saturates.
+        __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(w, bytes));
+        out[half] = _mm256_add_epi32(out[half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    return load<Ints>(out);
+}
+#endif
+
+}  // namespace STRETTO_ISA
