@@ -2,6 +2,8 @@
 BIN := .venv/bin
 SOURCES := stretto tests tools $(wildcard benchmarks)
 
+NATIVE := $(wildcard stretto/engine/backends/native/src/*)
+
 .PHONY: demo test lint bench bench-core docs setup lock
 
 demo: setup
@@ -29,7 +31,7 @@ docs: setup
 
 setup: .venv/setup-done
 
-.venv/setup-done: pyproject.toml requirements-lock.txt tools/setup.sh
+.venv/setup-done: pyproject.toml requirements-lock.txt tools/setup.sh hatch_build.py $(NATIVE)
 	@tools/setup.sh
 
 # Takes the newest versions that pyproject.toml allows; run `make test` afterwards.

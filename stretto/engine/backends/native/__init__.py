@@ -11,7 +11,7 @@ from torch import Tensor
 from stretto.engine.backends import PRECISIONS
 from stretto.engine.backends.native.blocks import BLOCK, Blocks
 from stretto.engine.backends.native.inputs import Inputs
-from stretto.engine.backends.native.library import LayerPointers, Pass, Sizes, library
+from stretto.engine.backends.native.library import LayerPointers, Pass, Sizes, load_library
 from stretto.engine.batch import PAD_SAMPLE, RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
@@ -54,7 +54,7 @@ class NativeBackend:
             raise ConfigError(
                 f"backend native: the model is on {lm.device}; load it with device cpu"
             )
-        self._lib = library(isa)
+        self._lib = load_library(isa)
         self._decoder = decoder = FamilyDecoder(lm)
         self._silence, self._outputs = lm.special.silence, len(decoder.unembed.weight)
         inner = len(decoder.layer(0).gate_up.weight) // 2

@@ -45,7 +45,6 @@ class Blocks:
         self._lines: dict[int, _Line] = {}
         self._numbers: list[int] = []
         self._spare: list[npt.NDArray[np.uint8]] = []
-        self._shared: dict[int, int] = {}
 
     @property
     def nbytes(self) -> int:
@@ -77,7 +76,7 @@ class Blocks:
             raise ValueError(f"line {number} holds {old.length} cells, not {cells}")
         fork = self.open()
         line = self._lines[fork]
-        self._reserve(line, 0, cells)
+        self._reserve(line, cells)
         full = cells // BLOCK
         for i in range(full):
             self._give_back(line.blocks[i])
@@ -107,13 +106,12 @@ class Blocks:
         """
         line = self._lines[number]
         old, length = line.length, line.length + len(rows)
-        self._reserve(line, old, length)
+        self._reserve(line, length)
         line.rows[old:length] = rows
         line.length = length
         return old, line.rows, line.pointers
 
-    def _reserve(self, line: _Line, old: int, length: int) -> None:
-        del old
+    def _reserve(self, line: _Line, length: int) -> None:
         needed = -(-length // BLOCK)
         while needed > len(line.pointers):
             line.rows = np.concatenate([line.rows, np.zeros_like(line.rows)])

@@ -86,7 +86,7 @@ def _best() -> str | None:
 
 
 @cache
-def library(isa: str | None = None) -> Any:
+def load_library(isa: str | None = None) -> Any:
     """The library for this processor, or the build named.
 
     Raises:

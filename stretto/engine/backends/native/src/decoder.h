@@ -109,6 +109,7 @@ class Decoder {
             queries_ = buffer<float>((size_t)n * s_.heads * padded_size_);
             normed_.resize(n, s_.hidden, s_.kind);
             mixed_.resize(n, s_.heads * s_.head_size, s_.kind);
+            attended_ = buffer<float>((size_t)n * mixed_.padded);
             inner_.resize(n, s_.inner, s_.kind);
             chosen_.resize(n, s_.hidden, s_.kind);
         }
@@ -320,39 +321,35 @@ class Decoder {
     void merge(int n) {
         const int b = session_of(n), size = s_.head_size, group = s_.heads / s_.kv_heads;
         const int spans = (pass_->length[b] + SPAN - 1) / SPAN;
-        alignas(64) float out[1024], mixed[GROUP];
-        int filled = 0, groups = 0;
+        const bool alone = pass_->slots[n] < 0;
+        float* row = attended_.get() + (size_t)n * mixed_.padded;
         for (int head = 0; head < s_.heads; head++) {
-            const bool alone = pass_->slots[n] < 0;
             const float* key = qkv(n) + (s_.heads + head / group) * size;
             const float* value = key + s_.kv_heads * size;
-            float own = HIDDEN, total = 0;
+            const float* q = query(n, head);
+            float* out = row + head * size;
+            float own = HIDDEN;
             if (alone) {
                 own = 0;
-                const float* q = query(n, head);
                 for (int e = 0; e < size; e++) own += q[e] * key[e];
             }
-            float most = own;
+            float most = own, total = 0;
             for (int i = 0; i < spans; i++) most = std::max(most, partial(n, b, head, i)[0]);
             for (int e = 0; e < size; e++) out[e] = 0;
-            for (int i = 0; i <= spans; i++) {
-                const bool last = i == spans;
-                if (last && !alone) break;
-                const float* part = last ? nullptr : partial(n, b, head, i);
-                const float weight = exponential(all((last ? own : part[0]) - most))[0];
-                total += weight * (last ? 1 : part[1]);
-                const float* from = last ? value : part + 2;
+            auto join = [&](float score, float weights, const float* from) {
+                const float weight = exponential(all(score - most))[0];
+                total += weight * weights;
                 for (int e = 0; e < size; e++) out[e] += weight * from[e];
+            };
+            for (int i = 0; i < spans; i++) {
+                const float* part = partial(n, b, head, i);
+                join(part[0], part[1], part + 2);
             }
-            for (int e = 0; e < size; e++) {
-                mixed[filled++] = out[e] / total;
-                if (filled == GROUP) mixed_.put(s_.kind, n, groups++, mixed), filled = 0;
-            }
+            if (alone) join(own, 1, value);
+            const float inverse = 1 / total;
+            for (int e = 0; e < size; e++) out[e] *= inverse;
         }
-        if (filled) {
-            std::fill(mixed + filled, mixed + GROUP, 0.0f);
-            mixed_.put(s_.kind, n, groups, mixed);
-        }
+        for (int g = 0; g < mixed_.padded / GROUP; g++) mixed_.put(s_.kind, n, g, row + g * GROUP);
     }
 
     // One group of the MLP's inner numbers: silu(gate) * up, ready for the next product.
@@ -386,7 +383,7 @@ class Decoder {
     std::vector<float> norm_;
     Matrix unembed_;
     const StrettoPass* pass_ = nullptr;
-    Buffer<float> hidden_, qkv_, queries_, partial_;
+    Buffer<float> hidden_, qkv_, queries_, partial_, attended_;
     Rows normed_, mixed_, inner_, chosen_;
     std::vector<Job> jobs_;
     std::vector<size_t> spans_;

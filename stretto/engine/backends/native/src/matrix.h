@@ -70,13 +70,14 @@ struct Rows {
         }
     }
 
-    // One group of a row, from floats that nothing else needs; `x` may be where they lie already.
-    void put(int kind, int row, int group, const float* x) {
+    // One group of a row, from floats that nothing else needs.
+    void put(int kind, int row, int group, float* x) {
         const size_t at = (size_t)row * padded + group * GROUP;
         if (kind != INT8) {
-            if (floats.get() + at != x) std::memcpy(floats.get() + at, x, GROUP * sizeof(float));
+            std::memcpy(floats.get() + at, x, GROUP * sizeof(float));
             return;
         }
+        spread(x);
         Floats top = all(0.0f);
         for (int i = 0; i < GROUP; i += LANES) {
             Floats v = load<Floats>(x + i);
@@ -101,6 +102,34 @@ struct Rows {
     }
 };
 
+inline void pack_float(int kind, uint8_t* panel, size_t at, float x) {
+    if (kind == FLOAT32) {
+        std::memcpy(panel + at * 4, &x, 4);
+        return;
+    }
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    bits += 0x7fff + ((bits >> 16) & 1);  // to nearest, ties to even
+    const uint16_t upper = (uint16_t)(bits >> 16);
+    std::memcpy(panel + at * 2, &upper, 2);
+}
+
+// One output's group of weights; `scales` are those of the panel's 16 outputs.
+inline void pack_bytes(uint8_t* panel, uint16_t* scales, int lane, int group, float* x) {
+    spread(x);
+    float most = 0;
+    for (int k = 0; k < GROUP; k++) most = std::max(most, std::fabs(x[k]));
+    // The scale that will be read back is the one to divide by.
+    Floats sixteen = load_half(scales);
+    sixteen[lane] = most / 127;
+    store_half(scales, sixteen);
+    const float scale = load_half(scales)[lane], inverse = scale > 0 ? 1 / scale : 0;
+    for (int k = 0; k < GROUP; k++) {
+        const float whole = std::min(127.0f, std::max(-127.0f, std::nearbyint(x[k] * inverse)));
+        panel[(size_t)(group * GROUP + k) / 4 * 64 + lane * 4 + k % 4] = (uint8_t)((int)whole + 128);
+    }
+}
+
 // Packs a matrix (outputs, inputs) of floats.
 inline void pack(Matrix& m, int kind, int outputs, int inputs, const float* from, const float* bias) {
     m.kind = kind, m.outputs = outputs, m.inputs = inputs;
@@ -115,40 +144,16 @@ inline void pack(Matrix& m, int kind, int outputs, int inputs, const float* from
     for (int p = 0; p < m.panels; p++) {
         uint8_t* panel = m.data.get() + p * m.panel_bytes();
         if (kind == INT8) std::memset(panel, 128, m.panel_bytes());
-        for (int lane = 0; lane < LANES && p * LANES + lane < outputs; lane++) {
-            const float* row = from + (size_t)(p * LANES + lane) * inputs;
+        for (int lane = 0; lane < LANES && p * LANES + lane < outputs; lane++)
             for (int g = 0; g < groups; g++) {
-                const int start = g * GROUP, end = std::min(inputs, start + GROUP);
-                float scale = 0, inverse = 0;
-                if (kind == INT8) {
-                    float most = 0;
-                    for (int k = start; k < end; k++) most = std::max(most, std::fabs(row[k]));
-                    // The scale that will be read back is the one to divide by.
-                    uint16_t* half = m.scales.get() + ((size_t)p * groups + g) * LANES;
-                    Floats sixteen = load_half(half);
-                    sixteen[lane] = most / 127;
-                    store_half(half, sixteen);
-                    scale = load_half(half)[lane];
-                    inverse = scale > 0 ? 1 / scale : 0;
-                }
-                for (int k = start; k < end; k++) {
-                    const size_t at = (size_t)k * LANES + lane;
-                    if (kind == FLOAT32) {
-                        std::memcpy(panel + at * 4, row + k, 4);
-                    } else if (kind == BFLOAT16) {
-                        uint32_t bits;
-                        std::memcpy(&bits, row + k, 4);
-                        bits += 0x7fff + ((bits >> 16) & 1);  // to nearest, ties to even
-                        const uint16_t upper = (uint16_t)(bits >> 16);
-                        std::memcpy(panel + at * 2, &upper, 2);
-                    } else {
-                        float whole = std::nearbyint(row[k] * inverse);
-                        whole = whole > 127 ? 127 : whole < -127 ? -127 : whole;
-                        panel[(size_t)(k / 4) * 64 + lane * 4 + k % 4] = (uint8_t)((int)whole + 128);
-                    }
-                }
+                const int number = std::min(GROUP, inputs - g * GROUP);
+                alignas(64) float x[GROUP] = {};
+                std::memcpy(x, from + (size_t)(p * LANES + lane) * inputs + g * GROUP, number * sizeof(float));
+                if (kind == INT8)
+                    pack_bytes(panel, m.scales.get() + ((size_t)p * groups + g) * LANES, lane, g, x);
+                else
+                    for (int k = 0; k < GROUP; k++) pack_float(kind, panel, (g * GROUP + k) * LANES + lane, x[k]);
             }
-        }
     }
 }
 
@@ -232,11 +237,14 @@ using Tile = void (*)(const Matrix&, int, const Rows&, int, Floats*);
 // How many panels at a time: as many sums as registers hold, enough to hide latencies.
 constexpr int panels_for(int rows) { return rows <= 3 ? 4 : rows <= 6 ? 2 : 1; }
 
-// The tile for so many rows, over panels_for of them or over one.
+// The tile for so many rows and panels; panels are 1, or panels_for of this many rows or one more.
 template <int KIND, int T = MOST_ROWS>
-Tile tile_for(int rows, bool one) {
-    if (rows == T) return one ? tile<KIND, 1, T> : tile<KIND, panels_for(T), T>;
-    if constexpr (T > 1) return tile_for<KIND, T - 1>(rows, one);
+Tile tile_for(int rows, int panels) {
+    if (rows == T)
+        return panels == 1               ? tile<KIND, 1, T>
+               : panels == panels_for(T) ? tile<KIND, panels_for(T), T>
+                                         : tile<KIND, panels_for(T + 1), T>;
+    if constexpr (T > 1) return tile_for<KIND, T - 1>(rows, panels);
     return nullptr;
 }
 
@@ -247,22 +255,22 @@ void multiply(const Matrix& m, int first, int last, const Rows& x, int row, int 
     // Few rows of bytes in one go, so that each weight comes from memory while others are at work;
     // many, or floats, in the shape that computes fastest.
     const int most = m.kind == INT8 && n <= MOST_ROWS ? MOST_ROWS : MOST_ROWS / 2;
-    for (const int end = row + n; row < end;) {
-        // Equal shares: 7 rows are 4 and 3, not 6 and 1.
-        const int left = end - row, parts = (left + most - 1) / most;
-        const int rows = (left + parts - 1) / parts;
-        for (int panel = first; panel < last;) {
-            const bool one = panel + panels_for(rows) > last;
-            const int panels = one ? 1 : panels_for(rows);
-            const Tile run = m.kind == INT8       ? tile_for<INT8>(rows, one)
-                             : m.kind == BFLOAT16 ? tile_for<BFLOAT16>(rows, one)
-                                                  : tile_for<FLOAT32>(rows, one);
-            run(m, panel, x, row, out);
+    // Equal shares: 7 rows are 4 and 3, not 6 and 1.
+    const int parts = (n + most - 1) / most, width = panels_for((n + parts - 1) / parts);
+    for (int panel = first; panel < last;) {
+        // All rows before the next panels, which are on their way meanwhile.
+        const int panels = panel + width > last ? 1 : width;
+        for (int part = 0, start = 0; part < parts; part++) {
+            const int rows = (n - start + parts - part - 1) / (parts - part);
+            const Tile run = m.kind == INT8       ? tile_for<INT8>(rows, panels)
+                             : m.kind == BFLOAT16 ? tile_for<BFLOAT16>(rows, panels)
+                                                  : tile_for<FLOAT32>(rows, panels);
+            run(m, panel, x, row + start, out);
             for (int p = 0; p < panels; p++)
-                for (int t = 0; t < rows; t++) put(panel + p, row + t, out[p * rows + t]);
-            panel += panels;
+                for (int t = 0; t < rows; t++) put(panel + p, row + start + t, out[p * rows + t]);
+            start += rows;
         }
-        row += rows;
+        panel += panels;
     }
 }
 
