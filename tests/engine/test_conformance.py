@@ -106,9 +106,25 @@ class Blind(TransformersBackend):
         return super().forward(batch)
 
 
+class Siamese(TransformersBackend):
+    """A fork is the same line under the same number."""
+
+    def fork(self, line: int, cells: int) -> int:
+        return line
+
+
+class Greedy(TransformersBackend):
+    """A fork takes all that the other line holds."""
+
+    def fork(self, line: int, cells: int) -> int:
+        return super().fork(line, int(self._cache.lengths[line]))
+
+
 @pytest.mark.parametrize(
     ("broken", "check"),
     [
+        (Siamese, conformance.forks_go_their_own_way),
+        (Greedy, conformance.forks_go_their_own_way),
         (Careless, conformance.lines_are_given_again_empty),
         (Hoarder, conformance.silence_leaves_no_trace),
         (Hoarder, conformance.ragged_batches),
