@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stretto.engine.backends import Backend, check_name, open_backend
-from stretto.engine.batch import build
+from stretto.engine.batch import RowBatch, build
 from stretto.engine.clock import Clock, WallClock
 from stretto.engine.live import LiveLoop
 from stretto.engine.params import Limits, SamplingParams
@@ -32,11 +34,15 @@ class Engine:
         codec: its tokeniser.
         backend: what runs the forward passes: a name (see ``open_backend``), or one that is open.
         max_sessions: how many sessions are active at once; others wait for their turn.
+        chunk: a tick with more cells (a long prompt or backlog) is read in parts of at most so
+            many, each a step, while other sessions go on with their rows in between. What a
+            session says does not depend on it. More is faster for long prompts, less makes others
+            wait less.
         stop_ids: for a base model that has never seen streams: the ids it ends a text with. Then
             silence and ``end`` are never sampled. Empty for a multi-stream model.
 
     Raises:
-        ConfigError: an unknown back end, or a number of sessions below 1.
+        ConfigError: an unknown back end, or a number that is too small.
     """
 
     def __init__(
@@ -46,15 +52,17 @@ class Engine:
         *,
         backend: str | Backend = "auto",
         max_sessions: int = 64,
+        chunk: int = 128,
         stop_ids: Sequence[int] = (),
     ) -> None:
-        if max_sessions < 1:
-            raise ConfigError(f"max_sessions is {max_sessions}; give 1 or more")
+        for name, value in (("max_sessions", max_sessions), ("chunk", chunk)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; give 1 or more")
         self.model, self.codec = lm, codec
         self._checker = Checker(lm, codec, tuple(stop_ids))
         self._backend = open_backend(backend, lm) if isinstance(backend, str) else backend
         self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device)
-        self._scheduler = Scheduler(self._backend, max_sessions)
+        self._scheduler = Scheduler(self._backend, max_sessions, chunk)
         self._lock = threading.RLock()
         self._stepping = threading.Lock()
         self._news = threading.Event()
@@ -131,8 +139,8 @@ class Engine:
         """One forward pass for all sessions that have something to do.
 
         Returns:
-            the sessions that took part, each with its new rows (none for a prefill); empty if
-            nobody had anything to do.
+            the sessions that took part, each with its new rows (none for a prefill, or a further
+            part of a long tick); empty if nobody had anything to do.
 
         Raises:
             BaseException: whatever the back end raises; the sessions that took part are over then,
@@ -146,17 +154,21 @@ class Engine:
         return [(tick.session, tick.rows_done) for tick in ticks]
 
     def run(self, sessions: Iterable[Session]) -> None:
-        """Step until these sessions are over.
+        """Step until these sessions are over; look at ``finish_reason`` why.
 
         One in which every output rests and nothing is on its way, though an input is open, ends
         as ``quiet``.
 
         Raises:
             LimitError: they wait for a line of the cache, and all who hold one wait for input.
+            Exception: what the work of one of them raised, when the others are over.
         """
-        wanted = list(sessions)
-        while wanted := [s for s in wanted if s.finish_reason is None]:
-            self._step_or_wait(wanted)
+        all_wanted = list(sessions)
+        live = all_wanted
+        while live := [s for s in live if s.finish_reason is None]:
+            self._step_or_wait(live)
+        for session in all_wanted:
+            _raise_if_failed(session)
 
     def replay(self, table: StreamTable) -> StreamTable:
         """Run a saved table again; see :func:`stretto.engine.replay.replay`."""
@@ -177,19 +189,27 @@ class Engine:
             return np.empty(0, np.int64)
         try:
             batch = build(ticks)
-            logits = self._backend.forward(batch)
-            return self._sampler.sample(logits, batch)
+            return self._sample(self._backend.forward(batch), batch, ticks)
         except BaseException as error:  # Ctrl-C too: rows are written, but perhaps half read
             for tick in ticks:
                 tick.session.fail(error)
             raise
 
+    def _sample(self, logits: Tensor, batch: RowBatch, ticks: list[Tick]) -> np.ndarray:
+        """Tokens for all queries; if that fails, session by session, to see whose fault it is."""
+        with suppress(Exception):
+            return self._sampler.sample(logits, batch)
+        tokens = np.zeros(len(logits), np.int64)
+        for tick, asked in _spans(ticks):
+            with tick.session.own_work():
+                few = batch.asked(asked.start, asked.stop)
+                tokens[asked] = self._sampler.sample(logits[asked], few)
+        return tokens
+
     def _receive(self, ticks: list[Tick], tokens: np.ndarray) -> None:
-        start = 0
-        for tick in ticks:
-            end = start + len(tick.outputs)
-            tick.session.receive(tick, tokens[start:end])
-            start = end
+        for tick, asked in _spans(ticks):
+            with tick.session.own_work():
+                tick.session.receive(tick, tokens[asked])
 
     def _step_or_wait(self, wanted: list[Session]) -> None:
         self._news.clear()
@@ -223,7 +243,7 @@ class Engine:
                 yield session.rows[seen]
                 seen += 1
             if session.finish_reason is not None:
-                return
+                return _raise_if_failed(session)
             self._step_or_wait([session])
 
     def iterate_async(self, session: Session) -> AsyncIterator[Row]:
@@ -240,9 +260,23 @@ class Engine:
         self._live.announce(session)
 
 
+def _spans(ticks: list[Tick]) -> Iterator[tuple[Tick, slice]]:
+    """Each tick with the place of its queries among all."""
+    start = 0
+    for tick in ticks:
+        end = start + len(tick.outputs)
+        yield tick, slice(start, end)
+        start = end
+
+
 def _seconds_to_event(session: Session) -> float:
     due = session.next_event()
     return 0.0 if due is None else due - session.clock.now()
+
+
+def _raise_if_failed(session: Session) -> None:
+    if session.finish_reason == "error" and session.error is not None:
+        raise session.error
 
 
 def _eos_ids(lm: MultiStreamLM) -> tuple[int, ...]:

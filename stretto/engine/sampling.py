@@ -42,12 +42,12 @@ class Chooser:
         return type(self)(*(column[rows] for column in columns))
 
 
-def penalise(logits: Tensor, histories: list[tuple[int, list[int]]], penalty: Tensor) -> None:
+def penalise(logits: Tensor, histories: list[tuple[int, np.ndarray]], penalty: Tensor) -> None:
     """Repetition penalty (N,) on the tokens that each query's stream has had, in place."""
     if not histories:
         return
     lengths = [len(history) for _, history in histories]
-    heard = np.concatenate([np.asarray(history, np.int64) for _, history in histories])
+    heard = np.concatenate([history for _, history in histories])
     rows = torch.from_numpy(np.repeat([n for n, _ in histories], lengths)).to(logits.device)
     tokens = torch.from_numpy(heard).to(logits.device)
     had, factor = logits[rows, tokens], penalty[rows].to(logits.dtype)
