@@ -46,8 +46,8 @@ def test_a_long_prompt_does_not_stall_conversations() -> None:
     engine = Engine(LM, CODEC, backend=backend, chunk=50)
     talking = [engine.open(sampling=TALK, clock=clock()) for _i in range(3)]
     engine.step()
-    prompts = [engine.open(prompts={"user": [1] * 600}, sampling=TALK, clock=clock())
-               for _i in range(2)]  # fmt: skip
+    prompts = [engine.open(prompts={"user": [i] * 600}, sampling=TALK, clock=clock())
+               for i in range(2)]  # fmt: skip
     catching_up = engine.open(sampling=TALK, clock=clock())
     catching_up.send("user", list(range(230)))
     while not (all(p.rows for p in prompts) and len(catching_up.rows) > 230):
@@ -62,8 +62,8 @@ def test_a_long_prompt_does_not_stall_conversations() -> None:
 def test_who_is_alone_is_read_in_parts_too_and_all_prompts_together() -> None:
     backend = Watched(LM)
     engine = Engine(LM, CODEC, backend=backend, chunk=64)
-    for _i in range(3):
-        engine.open(prompts={"user": [1] * 100}, sampling=TALK, clock=clock())
+    for i in range(3):
+        engine.open(prompts={"user": [i] * 100}, sampling=TALK, clock=clock())
     for _i in range(3):
         engine.step()
     assert backend.shapes == [(3, 64), (3, 36), (3, 1)]

@@ -146,8 +146,8 @@ def test_prompts_neither_pad_nor_stall_others(chunk: int, expected: list) -> Non
     engine = Engine(LM, CODEC, backend=Counting(LM), chunk=chunk)
     talking = engine.open(sampling=TALK, limits=Limits(max_rows=30), clock=clock())
     engine.step()
-    for _i in range(2):
-        engine.open(prompts={"user": [1] * 200}, sampling=TALK, clock=clock())
+    for i in range(2):
+        engine.open(prompts={"user": [i] * 200}, sampling=TALK, clock=clock())
     for _i in range(5):
         engine.step()
     assert widths == expected
