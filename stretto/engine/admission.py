@@ -46,14 +46,20 @@ class Memory:
 
     def growth(self, session: Session) -> int:
         """Cells that a session takes once its next tick has been read, at most."""
-        return blocks(session.num_cached + session.max_growth())
+        with session.own_work():
+            return blocks(session.num_cached + session.max_growth())
+        return 0
 
     def need(self, session: Session) -> int:
-        """Cells that should be free for a session that is to begin, with a reserve."""
+        """Cells that a session needs to begin, or to go on, with a reserve for its first rows.
+
+        What waits to be read by one that has not begun is left out: it may never fit.
+        """
         prompt = session.prefill.num_visible
         live = session.limits.max_rows * len(session.streams)
         first = blocks(prompt + min(RESERVE, live))
-        return max(min(first, self.capacity), self.growth(session))
+        now = self.growth(session) if session.num_cached else 0
+        return min(max(first, now), self.capacity)
 
     def check(self, session: Session) -> None:
         """Refuse a session that could not even begin alone.

@@ -205,6 +205,8 @@ class Engine:
             self._cells += sum(map(len, asked))
             tokens = self._run(asked)
             self._receive(asked, tokens)
+            with self._lock:
+                self._scheduler.retire()
         return [(tick.session, tick.rows_done) for tick in ticks]
 
     def run(self, sessions: Iterable[Session]) -> None:

@@ -72,7 +72,7 @@ class Scheduler:
             self.check(fork)
             self.add(fork)
             return
-        self._retire()
+        self.retire()
         if len(self._active) >= self._max_sessions:
             raise LimitError(
                 f"all {self._max_sessions} sessions that may be active are: cancel one before you "
@@ -117,7 +117,7 @@ class Scheduler:
 
         Empty if nobody has anything to do.
         """
-        self._retire()
+        self.retire()
         self._admit()
         while chosen := self._choose():
             self._make_room()
@@ -171,7 +171,7 @@ class Scheduler:
             return [session.next_part(self._chunk)]
         return []
 
-    def _retire(self) -> None:
+    def retire(self) -> None:
         """Take back the lines of those who are over."""
         for session in [s for s in self._active if s.finish_reason is not None]:
             self._active.remove(session)
@@ -205,4 +205,4 @@ class Scheduler:
         for session in victims:
             self._memory.evict(session)
         if victims:
-            self._retire()
+            self.retire()

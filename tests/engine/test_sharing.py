@@ -26,8 +26,10 @@ def test_cancel_frees_the_line(engine: Engine) -> None:
     first.cancel()
     assert first.finish_reason == "cancelled"
     second = engine.open(sampling=TALK, limits=Limits(max_rows=3), clock=clock())
-    engine.run([second])
+    engine.step()
     assert second.line == 0 and len(first.rows) == 1
+    engine.run([second])
+    assert second.line is None and len(second.rows) == 3
     with pytest.raises(InputError, match="session is over"):
         first.send("user", "x")
 
