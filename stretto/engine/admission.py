@@ -44,6 +44,11 @@ class Memory:
         """Cells there is room for."""
         return self._max_bytes // self._backend.cell_bytes // BLOCK * BLOCK
 
+    def has_plenty(self, sessions: Iterable[Session], others: int) -> bool:
+        """Whether all fit beside ``others`` cells whatever this step adds; a quick look."""
+        bound = sum(s.num_cached + s.growth_bound() + BLOCK for s in sessions)
+        return bound + others <= self.capacity
+
     def growth(self, session: Session) -> int:
         """Cells that a session takes once its next tick has been read, at most."""
         with session.own_work():

@@ -92,6 +92,11 @@ class Inputs:
 
     # What has arrived.
 
+    @property
+    def pending(self) -> int:
+        """How many tokens are queued on all inputs, arrived or not."""
+        return sum(box.pending for box in self._boxes.values())
+
     def arrived(self, now: float) -> dict[int, int]:
         """How many tokens have arrived and are not read yet, by stream index."""
         return {i: box.arrived(now) for i, box in self._boxes.items()}
@@ -130,7 +135,7 @@ class Inputs:
         return tokens
 
     def _check_room(self, more: int) -> None:
-        pending = sum(box.pending for box in self._boxes.values())
+        pending = self.pending
         if self._most is not None and more > 0 and pending + more > self._most:
             raise LimitError(
                 f"{pending} tokens wait to be read and {more} more would pass "

@@ -19,7 +19,7 @@ LEAST = 16
 """Cells that must be shared for a copy to be worth it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Kept:
     line: int
     cells: Ints
@@ -34,18 +34,13 @@ class PrefixCache:
     Attributes:
         hits: sessions that began with a copy.
         cells_saved: cells that they did not have to read.
+        num_cells: cells that the kept lines hold, in whole blocks.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._kept: list[_Kept] = []  # the least recently used first
-        self.hits = 0
-        self.cells_saved = 0
-
-    @property
-    def num_cells(self) -> int:
-        """Cells that the kept lines hold, in whole blocks."""
-        return sum(blocks(len(kept.cells)) for kept in self._kept)
+        self.hits = self.cells_saved = self.num_cells = 0
 
     def find(self, session: Session, live: Iterable[Session]) -> int:
         """Let a session that has read nothing begin with the longest beginning there is.
@@ -60,7 +55,7 @@ class PrefixCache:
         wanted = _usable(session)
         sources = [(kept.line, kept.cells, kept) for kept in self._kept]
         sources += [
-            (s.line, prompt_cells(s)[: s.num_cached], None)
+            (s.line, s.prompt_cells[: s.num_cached], None)
             for s in live
             if s is not session and s.line is not None
         ]
@@ -81,7 +76,7 @@ class PrefixCache:
 
     def keep(self, session: Session) -> None:
         """Keep a copy of a session's prompts, whose line is about to be released."""
-        cells = prompt_cells(session)[: session.num_cached]
+        cells = session.prompt_cells[: session.num_cached]
         line = session.line
         if len(cells) < LEAST or line is None:
             return
@@ -94,6 +89,7 @@ class PrefixCache:
         for kept in [k for k in self._kept if num_shared(cells, k.cells) == len(k.cells)]:
             self._forget(kept)
         self._kept.append(_Kept(self._backend.fork(line, len(cells)), cells))
+        self.num_cells += blocks(len(cells))
 
     def shrink(self, cells: int) -> None:
         """Forget the least recently used until at most so many cells are kept."""
@@ -103,12 +99,7 @@ class PrefixCache:
     def _forget(self, kept: _Kept) -> None:
         self._kept.remove(kept)
         self._backend.release(kept.line)
-
-
-def prompt_cells(session: Session) -> Ints:
-    """What tells the cells of a session's prompts apart: token and stream; positions go 0, 1, 2."""
-    tick = session.prefill
-    return (tick.tokens << 16) | session.setup.inventory[tick.streams]
+        self.num_cells -= blocks(len(kept.cells))
 
 
 def num_shared(one: Ints, other: Ints) -> int:
@@ -120,7 +111,7 @@ def num_shared(one: Ints, other: Ints) -> int:
 
 def will_share(session: Session, other: Session) -> bool:
     """Whether another is about to read more of a session's beginning than it has by now."""
-    shared = num_shared(_usable(session), prompt_cells(other))
+    shared = num_shared(_usable(session), other.prompt_cells)
     return shared >= LEAST and shared > other.num_cached
 
 
@@ -128,4 +119,4 @@ def _usable(session: Session) -> Ints:
     """Cells that need not be read again: those before the first that is asked, or the last."""
     tick = session.prefill
     first = int(tick.queries[0]) if len(tick.queries) else len(tick) - 1
-    return prompt_cells(session)[: max(0, first)]
+    return session.prompt_cells[: max(0, first)]

@@ -56,6 +56,9 @@ class Reading:
         start = self._read
         end = self._end_of_part(start, chunk)
         tick = self.tick
+        if end - start == len(tick) and not self._delivered:
+            self._delivered = True
+            return tick
         inside = (tick.queries >= start) & (tick.queries < end)
         rows, self._delivered = [] if self._delivered else tick.rows_done, True
         return replace(
@@ -82,7 +85,7 @@ class Reading:
         """Take what was sampled for a part; whether that was the last one."""
         self._read += len(part)
         # Queries of a prompt lie in the order of the prompts, those of a row in its last part.
-        self.tokens = np.concatenate([self.tokens, tokens])
+        self.tokens = np.concatenate([self.tokens, tokens]) if len(self.tokens) else tokens
         return self._read == len(self.tick)
 
     def copy(self, session: Any) -> "Reading":

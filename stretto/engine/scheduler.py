@@ -198,6 +198,9 @@ class Scheduler:
     def _make_room(self) -> None:
         """Before the next step: forget kept beginnings, then evict, until all fits."""
         capacity, holders = self._memory.capacity, self.holders()
+        kept = self._prefixes.num_cells if self._prefixes else 0
+        if kept <= capacity // 4 and self._memory.has_plenty(holders, kept):
+            return
         if self._prefixes:
             used = sum(map(self._memory.growth, holders))
             self._prefixes.shrink(min(capacity // 4, max(0, capacity - used)))

@@ -9,46 +9,22 @@ What is sent goes to :class:`stretto.engine.inputs.Inputs`; the rows themselves 
 import copy
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
 from stretto.engine.clock import Clock, VirtualClock
+from stretto.engine.host import Host
 from stretto.engine.inputs import Inputs
 from stretto.engine.params import Setup
 from stretto.engine.reading import Reading
-from stretto.engine.tick import Tick, empty_tick
+from stretto.engine.tick import Ints, Tick, empty_tick
 from stretto.engine.writer import Row, TableWriter
 from stretto.errors import InputError
 from stretto.streams import StreamCodec, StreamTable
-
-
-class Host(Protocol):
-    """What a session asks of its engine."""
-
-    def iterate(self, session: "Session") -> Iterator[Row]:
-        """Rows, stepping while there is none."""
-        ...
-
-    def iterate_async(self, session: "Session") -> AsyncIterator[Row]:
-        """Rows as a background task makes them."""
-        ...
-
-    def attach(self, session: "Session") -> None:
-        """Serve it in the background."""
-        ...
-
-    def changed(self, session: "Session") -> None:
-        """It was sent something, closed or cancelled."""
-        ...
-
-    def fork(self, session: "Session", seed: int | None = None) -> "Session":
-        """A session with the same past."""
-        ...
 
 
 class Session:
@@ -272,13 +248,9 @@ class Session:
             else:
                 self._reseeded.append({"row": len(self.rows), "seed": seed})
 
-    @contextmanager
-    def own_work(self) -> Iterator[None]:
+    def own_work(self) -> "OwnWork":
         """What is done for this session alone: an exception ends it and nobody else."""
-        try:
-            yield
-        except Exception as error:
-            self.fail(error)
+        return OwnWork(self)
 
     # What the scheduler asks.
 
@@ -307,6 +279,11 @@ class Session:
         """The tick of its prompts; empty without prompts."""
         return self._writer.prompt_tick(self) if self.setup.prompts else empty_tick(self, [])
 
+    @cached_property
+    def prompt_cells(self) -> Ints:
+        """What tells the prompts' cells apart: token and stream, as their positions go 0, 1, 2."""
+        return (self.prefill.tokens << 16) | self.setup.inventory[self.prefill.streams]
+
     @property
     def is_prefilled(self) -> bool:
         """The prompts have been read, or there are none."""
@@ -332,6 +309,15 @@ class Session:
             room = self._writer.max_rows - len(self.rows)
             arrived = self._inputs.arrived(self.clock.now())
             return sum(min(room, n) for n in arrived.values()) + len(self.streams.outputs)
+
+    def growth_bound(self) -> int:
+        """No less than :meth:`max_growth`, now or in this step, and quickly told."""
+        return (
+            self._inputs.pending
+            + len(self.streams)
+            + self._writer.num_prompt_rows
+            + (0 if self._reading is None else self._reading.visible_left)
+        )
 
     def max_cells(self) -> int:
         """Cells that its next tick, or what is left of it, can have at most."""
@@ -442,3 +428,23 @@ class Session:
             if self.input_end_row == len(self.rows) - 1:
                 self.input_end_time = self.clock.now()
             self._writer.receive(reading.tick, reading.tokens)
+
+
+class OwnWork:
+    """A context in which an exception ends a session and goes no further."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: object
+    ) -> bool:
+        is_own = isinstance(error, Exception)
+        if is_own:
+            self._session.fail(error)
+        return is_own

@@ -20,12 +20,13 @@ class TransformersBackend:
         self._lm = lm
         self._cache = lm.new_cache(0)
         self._free: list[int] = []
-        self._cell_bytes = _cell_bytes(lm)
+        self._cell_bytes, self._is_measured = _cell_bytes(lm), False
 
     @property
     def cell_bytes(self) -> int:
         """Bytes that one cached cell takes; from the configuration before the first pass."""
-        self._cell_bytes = self._cache.cell_bytes or self._cell_bytes
+        if not self._is_measured and (measured := self._cache.cell_bytes):
+            self._cell_bytes, self._is_measured = measured, True
         return self._cell_bytes
 
     @property
