@@ -11,9 +11,11 @@ from torch import Tensor
 
 from stretto.engine import conformance, testing
 from stretto.engine.backends import open_backend
+from stretto.engine.backends.lines import Lines
 from stretto.engine.backends.transformers import TransformersBackend
 from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
+from stretto.models.family import FamilyDecoder
 
 # Only exact arithmetic is held to the twin; what the reduced precisions cost is not measured yet.
 TOLERANCES = {"transformers": 1e-3, "cpu:float32": 1e-3, "prepacked:float32": 1e-3}
@@ -72,6 +74,20 @@ def test_a_dtype_that_a_backend_lacks_is_refused() -> None:
         open_backend("prepacked", testing.tiny_lm().half())
     lm = testing.tiny_lm().half()
     assert isinstance(open_backend("auto", lm), TransformersBackend)
+
+
+def test_a_forked_line_keeps_the_rows_of_its_cells() -> None:
+    """They matter to sliding windows."""
+    lm = testing.tiny_lm()
+    lines = Lines(FamilyDecoder(lm), "inclusive", lm.special.silence)
+    line = lines.open()
+    cells = np.array([[1, 2, 3]])
+    batch = RowBatch(np.array([line]), cells, cells * 0, cells + 6, cells * 0, cells[0],
+                     cells[0], np.zeros(3), [])  # fmt: skip
+    keys = np.ones((3, 1, 2, 3, 8), np.float32)
+    lines.append(batch, keys, keys)
+    fork = lines.fork(line, 2)
+    assert lines.rows[fork, :2].tolist() == [7, 8] and lines.lengths.tolist() == [3, 2]
 
 
 class Careless(TransformersBackend):
