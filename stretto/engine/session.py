@@ -7,7 +7,6 @@ What is sent goes to :class:`stretto.engine.inputs.Inputs`; the rows themselves 
 """
 
 import copy
-import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from stretto.engine.clock import Clock, VirtualClock
+from stretto.engine.ending import Ending
 from stretto.engine.host import Host
 from stretto.engine.inputs import Inputs
 from stretto.engine.params import Setup
@@ -27,7 +27,7 @@ from stretto.errors import InputError
 from stretto.streams import StreamCodec, StreamTable
 
 
-class Session:
+class Session(Ending):
     """A live table.
 
     Attributes:
@@ -49,10 +49,9 @@ class Session:
     def __init__(
         self, setup: Setup, codec: StreamCodec, clock: Clock, host: Host, priority: int = 0
     ) -> None:
+        super().__init__()
         self.setup, self.codec, self.clock = setup, codec, clock
         self.streams, self.limits, self.special = setup.streams, setup.limits, codec.special
-        self.finish_reason: str | None = None
-        self.error: BaseException | None = None
         self.input_end_row: int | None = None
         self.input_end_time: float | None = None
         self.line: int | None = None
@@ -61,7 +60,6 @@ class Session:
         self.num_cached = 0
         self.priority, self.arrival = priority, 0
         self._host = host
-        self._lock = threading.RLock()
         self._writer = TableWriter(setup, codec)
         self._inputs = Inputs(setup, codec)
         self._reading: Reading | None = None
@@ -213,10 +211,6 @@ class Session:
     def __aiter__(self) -> AsyncIterator[Row]:
         return self._host.iterate_async(self)
 
-    def _refuse_if_over(self) -> None:
-        if self.finish_reason is not None:
-            raise InputError(f"session is over ({self.finish_reason}): open a new one")
-
     def _at(self) -> tuple[int, float]:
         return len(self.rows), self.clock.now()
 
@@ -248,31 +242,7 @@ class Session:
             else:
                 self._reseeded.append({"row": len(self.rows), "seed": seed})
 
-    def own_work(self) -> "OwnWork":
-        """What is done for this session alone: an exception ends it and nobody else."""
-        return OwnWork(self)
-
     # What the scheduler asks.
-
-    def finish(self, reason: str) -> None:
-        """Be over, unless it is already."""
-        with self._lock:
-            if self.finish_reason is None:
-                self.finish_reason = reason
-
-    def fail(self, error: BaseException) -> None:
-        """Be over with ``error`` as the reason, unless it is over already."""
-        with self._lock:
-            if self.finish_reason is None:
-                self.error = error  # before the reason: readers look at them in turn
-                self.finish_reason = "error"
-
-    def evict(self, error: Exception) -> None:
-        """Be over because the cache is full, unless it is over already."""
-        with self._lock:
-            if self.finish_reason is None:
-                self.error = error
-                self.finish_reason = "evicted"
 
     @cached_property
     def prefill(self) -> Tick:
@@ -428,23 +398,3 @@ class Session:
             if self.input_end_row == len(self.rows) - 1:
                 self.input_end_time = self.clock.now()
             self._writer.receive(reading.tick, reading.tokens)
-
-
-class OwnWork:
-    """A context in which an exception ends a session and goes no further."""
-
-    __slots__ = ("_session",)
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: object
-    ) -> bool:
-        is_own = isinstance(error, Exception)
-        if is_own:
-            self._session.fail(error)
-        return is_own
