@@ -1,7 +1,8 @@
 """The tensors of one step, built with numpy from the ticks of its sessions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +41,19 @@ class RowBatch:
     select: Ints
     sampling_ids: Ints
     uniforms: npt.NDArray[np.float64]
-    histories: list[tuple[int, list[int]]]
+    histories: list[tuple[int, Ints]]
     matchers: list[tuple[int, MessageMatcher]] = field(default_factory=list)
+
+    def asked(self, first: int, end: int) -> Self:
+        """The same cells with only some of the queries."""
+        return replace(
+            self,
+            select=self.select[first:end],
+            sampling_ids=self.sampling_ids[first:end],
+            uniforms=self.uniforms[first:end],
+            histories=[(n - first, tokens) for n, tokens in self.histories if first <= n < end],
+            matchers=[(n - first, matcher) for n, matcher in self.matchers if first <= n < end],
+        )
 
 
 def build(ticks: Sequence[Tick]) -> RowBatch:
@@ -59,10 +71,10 @@ def build(ticks: Sequence[Tick]) -> RowBatch:
         samples[b, span] = 0
         select.append(tick.queries + b * shape[1])
         sampling_ids.append(session.sampling_ids[tick.outputs])
-        uniforms.append(session.rng.random(len(tick.outputs)))
+        uniforms.append(tick.uniforms)
         if session.history:
             where = enumerate(tick.outputs.tolist(), start=asked)
-            histories += [(n, session.history[i]) for n, i in where if i in session.history]
+            histories += [(n, session.history[i].tokens) for n, i in where if i in session.history]
         if session.matchers:
             where = enumerate(tick.outputs.tolist(), start=asked)
             matchers += [(n, session.matchers[i]) for n, i in where if i in session.matchers]

@@ -100,6 +100,67 @@ def a_pass_may_ask_nothing(factory: Factory, tolerance: float) -> None:
                   tolerance, "after a pass without queries")  # fmt: skip
 
 
+def forks_go_their_own_way(factory: Factory, tolerance: float) -> None:
+    """A fork at c cells goes on as the original would have; neither sees what the other reads.
+
+    Lines have grown, have gaps between them, and the source is released before the fork.
+    """
+    lm = testing.tiny_lm()
+    backend = factory(lm)
+    lines = [backend.open() for _ in range(4)]
+    for row in range(LONG):
+        _read_both(backend, tuple(lines), [[row % 200, row % 90]] * 4, row)
+    source = lines[2]
+    backend.release(lines[1])
+    backend.release(lines[3])
+    expected = []
+    for kept in (LONG, 3):  # rows; two visible cells each
+        twin = backend.open()
+        for row in range(kept):
+            _read(backend, twin, [[row % 200, row % 90]], row)
+        expected.append(
+            [_read(backend, twin, [[7, 8]], kept), _read(backend, twin, [[9, 1]], kept + 1)]
+        )
+        backend.release(twin)
+    whole, short, again = (backend.fork(source, 2 * kept) for kept in (LONG, 3, 3))
+    for i, (line, kept) in enumerate(((whole, LONG), (short, 3))):
+        first = _read(backend, line, [[7, 8]], kept)
+        _assert_close(first, expected[i][0], tolerance, f"the row after a fork at row {kept}")
+    _read(backend, again, [[50, lm.special.silence]], 3)  # another future
+    _assert_close(_read(backend, source, [[7, 8]], LONG), expected[0][0], tolerance,
+                  "the line that was forked")  # fmt: skip
+    backend.release(source)
+    reused = backend.open()
+    _read(backend, reused, [[60, 61]], 0)
+    for i, (line, kept) in enumerate(((whole, LONG), (short, 3))):
+        second = _read(backend, line, [[9, 1]], kept + 1)
+        _assert_close(second, expected[i][1], tolerance, f"a fork at row {kept}, its source gone")
+
+
+def memory_is_counted(factory: Factory, tolerance: float) -> None:
+    """``cache_bytes`` has room for every visible cell, none for silence, and goes back to 0."""
+    lm = testing.tiny_lm()
+    backend = factory(lm)
+    line, other = backend.open(), backend.open()
+    size = backend.cell_bytes
+    assert size > 0 and backend.cache_bytes == 0, "an empty cache takes bytes"
+    for row in range(LONG):
+        _read(backend, line, [[5, 6]], row)
+    one = backend.cache_bytes
+    assert size == backend.cell_bytes, "the size of a cell changes"
+    assert one >= 2 * LONG * size, f"{one} bytes cannot hold {2 * LONG} cells"
+    for row in range(LONG):
+        _read(backend, other, [[lm.special.silence]], row)
+    # Less than a cell a row: a back end may hold a block of cells for the line already.
+    assert backend.cache_bytes < one + LONG * size, "silence takes memory"
+    one = backend.cache_bytes
+    fork = backend.fork(line, 2 * LONG)
+    assert one <= backend.cache_bytes <= 2 * one, "a fork takes more than a copy"
+    for held in (line, other, fork):
+        backend.release(held)
+    assert backend.cache_bytes == 0, "released lines take bytes"
+
+
 CHECKS: tuple[Callable[[Factory, float], None], ...] = (
     rows_equal_one_pass,
     ragged_batches,
@@ -108,6 +169,8 @@ CHECKS: tuple[Callable[[Factory, float], None], ...] = (
     lines_grow,
     lines_are_given_again_empty,
     a_pass_may_ask_nothing,
+    forks_go_their_own_way,
+    memory_is_counted,
 )
 """All of them; the first two also take ``rule="strict"``."""
 RULES = (rows_equal_one_pass, ragged_batches)

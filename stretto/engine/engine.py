@@ -2,21 +2,26 @@
 
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from stretto.engine.admission import Memory, Queue, default_bytes
 from stretto.engine.backends import Backend, check_name, open_backend
-from stretto.engine.batch import build
+from stretto.engine.batch import RowBatch, build
 from stretto.engine.clock import Clock, WallClock
 from stretto.engine.live import LiveLoop
 from stretto.engine.params import Limits, SamplingParams
+from stretto.engine.prefix import PrefixCache
 from stretto.engine.sampling import Sampler
 from stretto.engine.scheduler import Scheduler
 from stretto.engine.session import Session
 from stretto.engine.setup import Checker
+from stretto.engine.stats import Stats
 from stretto.engine.tick import Tick
 from stretto.engine.writer import Row
 from stretto.errors import ConfigError, LimitError
@@ -32,11 +37,21 @@ class Engine:
         codec: its tokeniser.
         backend: what runs the forward passes: a name (see ``open_backend``), or one that is open.
         max_sessions: how many sessions are active at once; others wait for their turn.
+        chunk: a tick with more cells (a long prompt or backlog) is read in parts of at most so
+            many, each a step, while other sessions go on with their rows in between. What a
+            session says does not depend on it. More is faster for long prompts, less makes others
+            wait less.
+        max_cache_bytes: what cached keys and values may take together; by default half of the
+            memory that is free now (on the model's GPU, or on the computer). A session waits
+            until its prompts and a reserve fit. When the cache is full, the youngest session of
+            the lowest priority is evicted: it ends, with what it wrote.
+        max_waiting: how many sessions may wait for their turn.
+        prefix_cache: sessions whose prompts begin alike read the beginning once.
         stop_ids: for a base model that has never seen streams: the ids it ends a text with. Then
             silence and ``end`` are never sampled. Empty for a multi-stream model.
 
     Raises:
-        ConfigError: an unknown back end, or a number of sessions below 1.
+        ConfigError: an unknown back end, or a number that is too small.
     """
 
     def __init__(
@@ -46,15 +61,31 @@ class Engine:
         *,
         backend: str | Backend = "auto",
         max_sessions: int = 64,
+        chunk: int = 128,
+        max_cache_bytes: int | None = None,
+        max_waiting: int = 1024,
+        prefix_cache: bool = True,
         stop_ids: Sequence[int] = (),
     ) -> None:
-        if max_sessions < 1:
-            raise ConfigError(f"max_sessions is {max_sessions}; give 1 or more")
+        if max_cache_bytes is None:
+            max_cache_bytes = default_bytes(lm.device)
+        least = {"max_sessions": max_sessions, "chunk": chunk, "max_cache_bytes": max_cache_bytes}
+        for name, value in least.items():
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; give 1 or more")
+        if max_waiting < 0:
+            raise ConfigError(f"max_waiting is {max_waiting}; give 0 or more")
         self.model, self.codec = lm, codec
         self._checker = Checker(lm, codec, tuple(stop_ids))
         self._backend = open_backend(backend, lm) if isinstance(backend, str) else backend
         self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device)
-        self._scheduler = Scheduler(self._backend, max_sessions)
+        self._max_cache_bytes = max_cache_bytes
+        self._memory = Memory(self._backend, max_cache_bytes)
+        self._prefixes = PrefixCache(self._backend) if prefix_cache else None
+        self._scheduler = Scheduler(
+            self._backend, max_sessions, chunk, self._memory, Queue(max_waiting), self._prefixes
+        )
+        self._steps = self._cells = 0
         self._lock = threading.RLock()
         self._stepping = threading.Lock()
         self._news = threading.Event()
@@ -68,11 +99,12 @@ class Engine:
         backend: str = "auto",
         device: str = "auto",
         dtype: str = "auto",
-        max_sessions: int = 64,
+        **options: Any,
     ) -> Self:
         """An engine of a base model or checkpoint: registered name, hub name or folder.
 
-        A base model without stretto training runs as one ordinary stream, ``text``.
+        A base model without stretto training runs as one ordinary stream, ``text``. Other options
+        are the constructor's: ``max_sessions``, ``chunk``, ``max_cache_bytes`` and so on.
 
         Raises:
             CheckpointError: the model cannot be loaded.
@@ -84,7 +116,7 @@ class Engine:
         lm = MultiStreamLM.from_pretrained(name_or_path, device=device, dtype=dtype)
         stops = () if is_checkpoint(name_or_path) else _eos_ids(lm)
         codec = load_codec(name_or_path)
-        return cls(lm, codec, backend=backend, max_sessions=max_sessions, stop_ids=stops)
+        return cls(lm, codec, backend=backend, stop_ids=stops, **options)
 
     @property
     def streams(self) -> StreamSet:
@@ -100,6 +132,7 @@ class Engine:
         limits: Limits | None = None,
         seed: int = 0,
         clock: Clock | None = None,
+        priority: int = 0,
     ) -> Session:
         """A new session. It begins with the next step, or when its turn comes.
 
@@ -111,28 +144,55 @@ class Engine:
             limits: when to stop.
             seed: of the session's own random numbers.
             clock: real time by default.
+            priority: sessions of a higher one begin first and are evicted last; equal ones begin
+                in the order in which they were opened.
 
         Raises:
             InputError: a stream or token the model does not know, or prompts too long for it.
             ConfigError: sampling for no output stream, or a clock that is in use.
+            LimitError: the prompts do not fit in the cache, or too many sessions wait already.
         """
         setup = self._checker.setup(streams, prompts or {}, sampling, limits or Limits(), seed)
-        ids = {name: self._sampler.register(p) for name, p in setup.sampling.items()}
-        clock = clock or WallClock()
-        clock.start()
-        session = Session(setup, self.codec, clock, self)
-        for name, number in ids.items():
-            session.sampling_ids[setup.streams.index(name)] = number
+        session = Session(setup, self.codec, clock or WallClock(), self, priority)
         with self._lock:
+            self._scheduler.check(session)
+            used = {int(i) for s in self._scheduler.live() for i in s.sampling_ids}
+            for name, params in setup.sampling.items():
+                number = self._sampler.register(params, used)
+                session.sampling_ids[setup.streams.index(name)] = number
+                used.add(number)
+            session.clock.start()
             self._scheduler.add(session)
         return session
+
+    def fork(self, session: Session, seed: int | None = None) -> Session:
+        """A second session with the same past; see :meth:`Session.fork`."""
+        with self._stepping, self._lock:
+            fork = session.copy(seed)
+            self._scheduler.add_fork(fork, session)
+        return fork
+
+    def stats(self) -> Stats:
+        """What the engine is doing now, and has done."""
+        with self._lock:
+            return Stats(
+                active=len(self._scheduler.holders()),
+                waiting=self._scheduler.num_waiting(),
+                cached_bytes=self._backend.cache_bytes,
+                max_cache_bytes=self._max_cache_bytes,
+                steps=self._steps,
+                cells=self._cells,
+                prefix_hits=self._prefixes.hits if self._prefixes else 0,
+                prefix_cells=self._prefixes.cells_saved if self._prefixes else 0,
+                evictions=self._memory.evictions,
+            )
 
     def step(self) -> list[tuple[Session, list[Row]]]:
         """One forward pass for all sessions that have something to do.
 
         Returns:
-            the sessions that took part, each with its new rows (none for a prefill); empty if
-            nobody had anything to do.
+            the sessions that took part, each with its new rows (none for a prefill, or a further
+            part of a long tick); empty if nobody had anything to do.
 
         Raises:
             BaseException: whatever the back end raises; the sessions that took part are over then,
@@ -141,22 +201,30 @@ class Engine:
         with self._stepping:
             ticks = self._plan()
             asked = [tick for tick in ticks if len(tick)]
+            self._steps += bool(asked)
+            self._cells += sum(map(len, asked))
             tokens = self._run(asked)
             self._receive(asked, tokens)
+            with self._lock:
+                self._scheduler.retire()
         return [(tick.session, tick.rows_done) for tick in ticks]
 
     def run(self, sessions: Iterable[Session]) -> None:
-        """Step until these sessions are over.
+        """Step until these sessions are over; look at ``finish_reason`` why.
 
         One in which every output rests and nothing is on its way, though an input is open, ends
         as ``quiet``.
 
         Raises:
             LimitError: they wait for a line of the cache, and all who hold one wait for input.
+            Exception: what the work of one of them raised, when the others are over.
         """
-        wanted = list(sessions)
-        while wanted := [s for s in wanted if s.finish_reason is None]:
-            self._step_or_wait(wanted)
+        all_wanted = list(sessions)
+        live = all_wanted
+        while live := [s for s in live if s.finish_reason is None]:
+            self._step_or_wait(live)
+        for session in all_wanted:
+            _raise_if_failed(session)
 
     def replay(self, table: StreamTable) -> StreamTable:
         """Run a saved table again; see :func:`stretto.engine.replay.replay`."""
@@ -177,19 +245,27 @@ class Engine:
             return np.empty(0, np.int64)
         try:
             batch = build(ticks)
-            logits = self._backend.forward(batch)
-            return self._sampler.sample(logits, batch)
+            return self._sample(self._backend.forward(batch), batch, ticks)
         except BaseException as error:  # Ctrl-C too: rows are written, but perhaps half read
             for tick in ticks:
                 tick.session.fail(error)
             raise
 
+    def _sample(self, logits: Tensor, batch: RowBatch, ticks: list[Tick]) -> np.ndarray:
+        """Tokens for all queries; if that fails, session by session, to see whose fault it is."""
+        with suppress(Exception):
+            return self._sampler.sample(logits, batch)
+        tokens = np.zeros(len(logits), np.int64)
+        for tick, asked in _spans(ticks):
+            with tick.session.own_work():
+                few = batch.asked(asked.start, asked.stop)
+                tokens[asked] = self._sampler.sample(logits[asked], few)
+        return tokens
+
     def _receive(self, ticks: list[Tick], tokens: np.ndarray) -> None:
-        start = 0
-        for tick in ticks:
-            end = start + len(tick.outputs)
-            tick.session.receive(tick, tokens[start:end])
-            start = end
+        for tick, asked in _spans(ticks):
+            with tick.session.own_work():
+                tick.session.receive(tick, tokens[asked])
 
     def _step_or_wait(self, wanted: list[Session]) -> None:
         self._news.clear()
@@ -198,7 +274,8 @@ class Engine:
         live = [session for session in wanted if session.finish_reason is None]
         started = [session for session in live if session.line is not None]
         is_queued = len(started) < len(live)
-        if is_queued and not self._scheduler.is_full():
+        blocked = self._scheduler.why_blocked()
+        if is_queued and not blocked:
             return
         # Who waits for a line waits for all who hold one.
         watched = self._scheduler.holders() if is_queued else started
@@ -208,7 +285,7 @@ class Engine:
         elif live and not started:
             raise LimitError(
                 f"all {len(watched)} sessions that may be active wait for input: close or cancel "
-                "one of them, or give the engine more max_sessions"
+                f"one of them, or give the engine more {blocked}"
             )
         for session in [] if waiting else started:
             session.finish("quiet")
@@ -223,7 +300,7 @@ class Engine:
                 yield session.rows[seen]
                 seen += 1
             if session.finish_reason is not None:
-                return
+                return _raise_if_failed(session)
             self._step_or_wait([session])
 
     def iterate_async(self, session: Session) -> AsyncIterator[Row]:
@@ -240,9 +317,23 @@ class Engine:
         self._live.announce(session)
 
 
+def _spans(ticks: list[Tick]) -> Iterator[tuple[Tick, slice]]:
+    """Each tick with the place of its queries among all."""
+    start = 0
+    for tick in ticks:
+        end = start + len(tick.outputs)
+        yield tick, slice(start, end)
+        start = end
+
+
 def _seconds_to_event(session: Session) -> float:
     due = session.next_event()
     return 0.0 if due is None else due - session.clock.now()
+
+
+def _raise_if_failed(session: Session) -> None:
+    if session.finish_reason == "error" and session.error is not None:
+        raise session.error
 
 
 def _eos_ids(lm: MultiStreamLM) -> tuple[int, ...]:

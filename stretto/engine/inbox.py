@@ -26,6 +26,17 @@ class Inbox:
         self._last_read = known[-1] if known else None
 
     @property
+    def pending(self) -> int:
+        """How many tokens are queued, arrived or not."""
+        return len(self._queue)
+
+    def copy(self) -> "Inbox":
+        """The same queue, that goes its own way."""
+        other = Inbox(self._end, closed=self.closed)
+        other._queue, other._last_read = deque(self._queue), self._last_read
+        return other
+
+    @property
     def is_mid_message(self) -> bool:
         """Whether something was said or queued since the last ``end``."""
         last = self._queue[-1][1] if self._queue else self._last_read

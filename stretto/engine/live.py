@@ -61,7 +61,7 @@ class LiveLoop:
             while seen < len(session.rows):
                 yield session.rows[seen]
                 seen += 1
-            if session.error is not None:
+            if session.finish_reason == "error" and session.error is not None:
                 raise session.error
             if over:
                 return
@@ -71,16 +71,18 @@ class LiveLoop:
         """Step while an attached session is live; rest while all of them wait for input."""
         while self._served:
             self._work.clear()
+            is_idle = False
             try:
-                took_part = await asyncio.to_thread(self._engine.step)
+                is_idle = not await asyncio.to_thread(self._engine.step)
             except Exception as error:
-                # Every session's cache may be half written: none can go on.
-                self._fail(error)
-                return
+                # Who took part is over. If that is none of ours, it would fail for ever.
+                if all(session.finish_reason is None for session in self._served):
+                    self._fail(error)
+                    return
             for session in [s for s in self._served if s.finish_reason is not None]:
                 self._served.remove(session)
                 self._wake(session)
-            if self._served and not took_part:
+            if self._served and is_idle:
                 await self._rest()
 
     def _fail(self, error: Exception) -> None:

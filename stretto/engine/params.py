@@ -85,12 +85,15 @@ class Limits:
         deadline_s: seconds since the session was opened, by its own clock.
         max_message_tokens: content tokens of one output message; then it is ended. A stream that
             is woken after its ``end`` begins a new message, which may have as many again.
+        max_pending_tokens: tokens that may wait on all inputs together, arrived or not; what
+            would pass it is refused when it is sent. None: any number.
     """
 
     max_rows: int = 1024
     quiet_rows: int = 32
     deadline_s: float | None = None
     max_message_tokens: int | None = None
+    max_pending_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.max_rows >= 1, "max_rows", self.max_rows, "1 or more")
@@ -98,6 +101,8 @@ class Limits:
         deadline, tokens = self.deadline_s, self.max_message_tokens
         _check(deadline is None or deadline > 0, "deadline_s", deadline, "above 0")
         _check(tokens is None or tokens >= 1, "max_message_tokens", tokens, "1 or more")
+        pending = self.max_pending_tokens
+        _check(pending is None or pending >= 1, "max_pending_tokens", pending, "1 or more")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for ``table.meta``."""

@@ -35,7 +35,12 @@ def replay(engine: "Engine", table: StreamTable) -> StreamTable:
     """
     session = _open(engine, table)
     outputs, first = list(table.streams.outputs), 0
+    reseeded = {int(at["row"]): int(at["seed"]) for at in table.meta.get("reseeded", ())}
     for last in np.flatnonzero((table.rows[:, outputs] != ABSENT).any(axis=1)).tolist():
+        if first in reseeded:  # by a fork; it drew what the prefill asked with the old seed
+            while not session.is_prefilled and session.finish_reason is None:
+                engine.step()
+            session.reseed(reseeded[first])
         for i in table.streams.inputs:
             tokens = table.rows[first : last + 1, i]
             if (tokens != ABSENT).any():

@@ -8,6 +8,8 @@ Sorting a vocabulary costs far more than all the rest, so top-p looks at the lik
 them, the row is sorted after all. The distribution is the same either way.
 """
 
+import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -42,12 +44,12 @@ class Chooser:
         return type(self)(*(column[rows] for column in columns))
 
 
-def penalise(logits: Tensor, histories: list[tuple[int, list[int]]], penalty: Tensor) -> None:
+def penalise(logits: Tensor, histories: list[tuple[int, np.ndarray]], penalty: Tensor) -> None:
     """Repetition penalty (N,) on the tokens that each query's stream has had, in place."""
     if not histories:
         return
     lengths = [len(history) for _, history in histories]
-    heard = np.concatenate([np.asarray(history, np.int64) for _, history in histories])
+    heard = np.concatenate([history for _, history in histories])
     rows = torch.from_numpy(np.repeat([n for n, _ in histories], lengths)).to(logits.device)
     tokens = torch.from_numpy(heard).to(logits.device)
     had, factor = logits[rows, tokens], penalty[rows].to(logits.dtype)
@@ -57,8 +59,9 @@ def penalise(logits: Tensor, histories: list[tuple[int, list[int]]], penalty: Te
 
 def weigh(logits: Tensor, temperature: Tensor) -> Tensor:
     """Unnormalised probabilities (N, V) in float64; the likeliest token has 1."""
-    scaled = logits.double() / temperature[:, None]
-    return (scaled - scaled.amax(-1, keepdim=True)).exp()
+    logits = logits.double()
+    # The difference first: a tiny temperature makes it infinite, but never NaN.
+    return ((logits - logits.amax(-1, keepdim=True)) / temperature[:, None]).exp()
 
 
 def keep(logits: Tensor, chooser: Chooser, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,8 +123,14 @@ def draw_kept(ids: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
     return ids.gather(-1, place[:, None])[:, 0]
 
 
+KEPT = 64
+"""Sets of parameters that are kept ready, though no live session may use them."""
+
+
 class Sampler:
     """Chooses tokens; keeps every set of parameters in use as a row of tensors.
+
+    Safe to register with while another thread samples.
 
     Args:
         num_logits: tokens of the model, silence and end included (V).
@@ -131,33 +140,51 @@ class Sampler:
 
     def __init__(self, num_logits: int, special: SpecialIds, device: torch.device) -> None:
         self._num_logits, self._special, self._device = num_logits, special, device
+        self._lock = threading.Lock()
         self._ids: dict[SamplingParams, int] = {}
         self._params: list[SamplingParams] = []
         self._masks: list[Tensor] = []
         self._stops: list[np.ndarray] = []
         self._banks: _Banks | None = None
 
-    def register(self, params: SamplingParams) -> int:
+    def register(self, params: SamplingParams, used: Collection[int] = ()) -> int:
         """The number of these parameters, for :class:`RowBatch`.
+
+        Args:
+            params: the parameters.
+            used: numbers that live sessions use; another may be given to these parameters instead
+                of those it stood for, once there are ``KEPT``.
 
         Raises:
             ConfigError: a token id is not the model's, or nothing may be sampled.
         """
-        if params not in self._ids:
+        number = self._ids.pop(params, None)
+        if number is None:
             mask, stops = self._bias(params), self._stop_mask(params)
-            self._ids[params] = len(self._ids)
-            self._params.append(params)
-            self._masks.append(mask)
-            self._stops.append(stops)
-            self._banks = None
-        return self._ids[params]
+            with self._lock:
+                number = self._place(used)
+                self._params[number:] = [params, *self._params[number + 1 :]]
+                self._masks[number:] = [mask, *self._masks[number + 1 :]]
+                self._stops[number:] = [stops, *self._stops[number + 1 :]]
+                self._banks = None
+        self._ids[params] = number  # the last used is last
+        return number
+
+    def _place(self, used: Collection[int]) -> int:
+        """Where new parameters go: behind all, or where the least recently used stood."""
+        if len(self._params) < KEPT:
+            return len(self._params)
+        oldest = next((params for params, i in self._ids.items() if i not in used), None)
+        return len(self._params) if oldest is None else self._ids.pop(oldest)
 
     def sample(self, logits: Tensor, batch: RowBatch) -> np.ndarray:
         """A token for each query: (N, V) logits to int64 (N,).
 
         Waits for the device once; a second time only for rows that had to be sorted.
         """
-        bank, which = self._bank(), batch.sampling_ids
+        with self._lock:
+            bank = self._bank()
+        which = batch.sampling_ids
         logits = self._adjust(logits.float(), batch, bank)
         tokens = logits.argmax(-1)
         cut, free = np.flatnonzero(bank.cuts[which]), np.flatnonzero(bank.draws[which])

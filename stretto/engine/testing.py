@@ -208,8 +208,9 @@ def play(engine: Engine, played: Sequence[Script]) -> list[StreamTable]:
     while any(actor.is_waited_for() for actor in actors):
         took_part = [by_session[session] for session, _ in engine.step()]
         for actor in took_part:
-            actor.ticks += 1
-            actor.happen()
+            if not actor.session.is_reading:  # a part of a tick is none
+                actor.ticks += 1
+                actor.happen()
         if not took_part:
             for actor in actors:
                 actor.hurry()

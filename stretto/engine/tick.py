@@ -5,7 +5,7 @@ outputs have their cell in the last row only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Tick:
         num_visible: how many cells stay in the cache.
         queries: which cells are asked, in order of their streams (Q).
         outputs: stream that each query asks (Q).
+        uniforms: each query's random number from [0, 1), drawn when the tick was made (Q).
     """
 
     session: Any
@@ -41,6 +42,7 @@ class Tick:
     num_visible: int
     queries: Ints
     outputs: Ints
+    uniforms: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def __len__(self) -> int:
         return len(self.tokens)

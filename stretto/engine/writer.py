@@ -3,6 +3,7 @@
 The writer knows no clock, no inbox and no lock: it is told what has arrived, and when.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,44 @@ class Row:
     time: float
 
 
+class Heard:
+    """The different content tokens that a stream has had, for the repetition penalty.
+
+    Args:
+        tokens: of its prompt.
+        most: tokens there can be.
+    """
+
+    def __init__(self, tokens: Sequence[int], most: int) -> None:
+        self._is_heard = np.zeros(most, bool)
+        self._tokens = np.empty(16, np.int64)
+        self._number = 0
+        for token in tokens:
+            self.add(token)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Each token once, in the order in which they came."""
+        return self._tokens[: self._number]
+
+    def add(self, token: int) -> None:
+        """Hear a token."""
+        if self._is_heard[token]:
+            return
+        self._is_heard[token] = True
+        if self._number == len(self._tokens):
+            self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
+        self._tokens[self._number] = token
+        self._number += 1
+
+    def copy(self) -> "Heard":
+        """The same tokens, that go their own way."""
+        other = Heard((), 0)
+        other._is_heard, other._tokens = self._is_heard.copy(), self._tokens.copy()
+        other._number = self._number
+        return other
+
+
 class TableWriter:
     """Writes a live table, tick by tick.
 
@@ -44,7 +83,7 @@ class TableWriter:
         num_prompt_rows: positions that the prompts take, before the first live row.
         num_quiet: rows in a row without any content since the input was over.
         is_prefilled: the prompts have been read, or there are none.
-        history: content so far of the streams with a repetition penalty, by stream index.
+        history: what the streams with a repetition penalty have had, by stream index.
         matchers: how far each stream with a grammar has come in its message, by stream index.
     """
 
@@ -65,7 +104,7 @@ class TableWriter:
         self._rests = np.array([prompt[-1:] == [special.end] for prompt in prompts], bool)
         self._said = np.zeros(len(streams), np.int64)
         self.history = {
-            i: [token for token in prompts[i] if token < special.silence]
+            i: Heard([token for token in prompts[i] if token < special.silence], special.silence)
             for i in streams.outputs
             if setup.sampling[streams[i].name].repetition_penalty != 1
         }
@@ -77,6 +116,17 @@ class TableWriter:
             for token in prompt[-8:]:
                 decoder.push(token)
             decoder.flush()
+
+    def copy(self) -> "TableWriter":
+        """The same table so far, that goes its own way."""
+        other = copy.copy(self)
+        other.rows = [*self.rows]
+        for name in ("_grid", "_next", "_rests", "_said"):
+            setattr(other, name, getattr(self, name).copy())
+        other.history = {i: heard.copy() for i, heard in self.history.items()}
+        other.matchers = {i: matcher.copy() for i, matcher in self.matchers.items()}
+        other._decoders = [decoder.copy() for decoder in self._decoders]
+        return other
 
     def is_live(self) -> bool:
         """Whether some output has a cell in the next tick even if no input arrives."""
@@ -149,7 +199,7 @@ class TableWriter:
         self._grid[start : start + len(grid)] = grid
         for i, history in self.history.items():
             if 0 <= grid[-1, i] < self._special.silence:
-                history.append(int(grid[-1, i]))
+                history.add(int(grid[-1, i]))
         for i, matcher in self.matchers.items():
             matcher.advance(int(grid[-1, i]))
 

@@ -72,6 +72,20 @@ class StreamCache(Cache):
         """Empty a line for the next session."""
         self.lengths[line] = 0
 
+    def copy(self, source: int, target: int, cells: int) -> None:
+        """Let a line hold the first ``cells`` visible cells of another, and nothing else."""
+        self.rows[target, :cells] = self.rows[source, :cells]
+        for buffer in (*self._keys, *self._values):
+            if buffer is not None:
+                buffer[target, :, :cells] = buffer[source, :, :cells]
+        self.lengths[target] = cells
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of keys and values of one cell in all layers; 0 before the first forward pass."""
+        buffers = (b for b in (*self._keys, *self._values) if b is not None)
+        return sum(b.shape[1] * b.shape[3] * b.element_size() for b in buffers)
+
     def resize(self, lines: int) -> None:
         """Change how many sessions fit. Lines keep their numbers."""
         extra = lines - self.lines

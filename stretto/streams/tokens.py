@@ -173,6 +173,12 @@ class StreamDecoder:
         self._held: list[int] = []
         self._told = 0  # characters of what is held that were returned already
 
+    def copy(self) -> "StreamDecoder":
+        """The same state, that goes its own way."""
+        other = StreamDecoder(self._codec)
+        other._context, other._held, other._told = [*self._context], [*self._held], self._told
+        return other
+
     def push(self, token: int) -> str:
         """Take one token; return the text that is complete now, possibly empty."""
         special = self._codec.special

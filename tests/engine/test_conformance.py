@@ -11,9 +11,11 @@ from torch import Tensor
 
 from stretto.engine import conformance, testing
 from stretto.engine.backends import open_backend
+from stretto.engine.backends.lines import Lines
 from stretto.engine.backends.transformers import TransformersBackend
 from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
+from stretto.models.family import FamilyDecoder
 
 # Only exact arithmetic is held to the twin; what the reduced precisions cost is not measured yet.
 TOLERANCES = {"transformers": 1e-3, "native:float32": 1e-3, "cpu:float32": 1e-3, "prepacked:float32": 1e-3}
@@ -74,6 +76,20 @@ def test_a_dtype_that_a_backend_lacks_is_refused() -> None:
     assert isinstance(open_backend("auto", lm), TransformersBackend)
 
 
+def test_a_forked_line_keeps_the_rows_of_its_cells() -> None:
+    """They matter to sliding windows."""
+    lm = testing.tiny_lm()
+    lines = Lines(FamilyDecoder(lm), "inclusive", lm.special.silence)
+    line = lines.open()
+    cells = np.array([[1, 2, 3]])
+    batch = RowBatch(np.array([line]), cells, cells * 0, cells + 6, cells * 0, cells[0],
+                     cells[0], np.zeros(3), [])  # fmt: skip
+    keys = np.ones((3, 1, 2, 3, 8), np.float32)
+    lines.append(batch, keys, keys)
+    fork = lines.fork(line, 2)
+    assert lines.rows[fork, :2].tolist() == [7, 8] and lines.lengths.tolist() == [3, 2]
+
+
 class Careless(TransformersBackend):
     """Takes lines back without emptying them when they are given again."""
 
@@ -106,9 +122,25 @@ class Blind(TransformersBackend):
         return super().forward(batch)
 
 
+class Siamese(TransformersBackend):
+    """A fork is the same line under the same number."""
+
+    def fork(self, line: int, cells: int) -> int:
+        return line
+
+
+class Greedy(TransformersBackend):
+    """A fork takes all that the other line holds."""
+
+    def fork(self, line: int, cells: int) -> int:
+        return super().fork(line, int(self._cache.lengths[line]))
+
+
 @pytest.mark.parametrize(
     ("broken", "check"),
     [
+        (Siamese, conformance.forks_go_their_own_way),
+        (Greedy, conformance.forks_go_their_own_way),
         (Careless, conformance.lines_are_given_again_empty),
         (Hoarder, conformance.silence_leaves_no_trace),
         (Hoarder, conformance.ragged_batches),

@@ -26,8 +26,10 @@ def test_cancel_frees_the_line(engine: Engine) -> None:
     first.cancel()
     assert first.finish_reason == "cancelled"
     second = engine.open(sampling=TALK, limits=Limits(max_rows=3), clock=clock())
-    engine.run([second])
+    engine.step()
     assert second.line == 0 and len(first.rows) == 1
+    engine.run([second])
+    assert second.line is None and len(second.rows) == 3
     with pytest.raises(InputError, match="session is over"):
         first.send("user", "x")
 
@@ -128,7 +130,14 @@ def test_the_table_does_not_depend_on_the_company(limit: int) -> None:
     assert play(Engine(lm, CODEC, max_sessions=limit), played) == alone
 
 
-def test_a_step_is_one_forward_and_prompts_do_not_pad_others() -> None:
+@pytest.mark.parametrize(
+    ("chunk", "expected"),
+    [
+        (128, [(1, 1), (1, 128), (1, 1), (1, 72), (2, 1), (1, 128)]),
+        (1000, [(1, 1), (2, 200), (3, 1), (3, 1), (3, 1), (3, 1)]),
+    ],
+)
+def test_prompts_neither_pad_nor_stall_others(chunk: int, expected: list) -> None:
     widths = []
 
     class Counting(TransformersBackend):
@@ -136,15 +145,15 @@ def test_a_step_is_one_forward_and_prompts_do_not_pad_others() -> None:
             widths.append(batch.tokens.shape)
             return super().forward(batch)
 
-    engine = Engine(LM, CODEC, backend=Counting(LM))
+    engine = Engine(LM, CODEC, backend=Counting(LM), chunk=chunk)
     talking = engine.open(sampling=TALK, limits=Limits(max_rows=30), clock=clock())
     engine.step()
-    for _i in range(2):
-        engine.open(prompts={"user": [1] * 200}, sampling=TALK, clock=clock())
-    for _i in range(4):
+    for i in range(2):
+        engine.open(prompts={"user": [i] * 200}, sampling=TALK, clock=clock())
+    for _i in range(5):
         engine.step()
-    assert widths == [(1, 1), (2, 200), (3, 1), (3, 1), (3, 1)]
-    assert len(talking.rows) == 4
+    assert widths == expected
+    assert len(talking.rows) == sum(shape[1] == 1 for shape in widths)
 
 
 def test_generators_are_the_sessions_own() -> None:

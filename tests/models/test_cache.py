@@ -44,6 +44,21 @@ def test_lines_grow_keep_and_clear() -> None:
     assert cache.lengths.tolist() == [0, 2]
 
 
+def test_a_copy_holds_the_first_cells_with_their_rows() -> None:
+    """Rows matter to sliding windows."""
+    cache = LM.new_cache(2)
+    index = torch.tensor([0])
+    cache.begin(index, torch.tensor([[4, 5, 5]]))
+    cache.commit(index, torch.tensor([3]))
+    numbers = torch.tensor([[1.0, 2.0, 3.0]])[:, None, :, None]
+    cache.update(numbers, numbers, 0)
+    assert cache.cell_bytes == 2 * 4
+    cache.copy(0, 1, 2)
+    assert cache.lengths.tolist() == [3, 2] and cache.rows[1, :2].tolist() == [4, 5]
+    seen = write(cache, [1], torch.full((1, 1), 9.0), [1])
+    assert seen.tolist() == [[1.0, 2.0, 9.0]]
+
+
 def test_silence_must_come_last() -> None:
     silence = LM.special.silence
     zeros = torch.zeros(1, 2, dtype=torch.int64)

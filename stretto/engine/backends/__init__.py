@@ -27,8 +27,27 @@ class Backend(Protocol):
     rows are positions.
     """
 
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes that one cached cell takes: keys and values of all layers."""
+        ...
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the cached cells of all lines take now; shared cells count once."""
+        ...
+
     def open(self) -> int:
         """Give an empty cache line."""
+        ...
+
+    def fork(self, line: int, cells: int) -> int:
+        """Give a new line that holds the first ``cells`` cells of another; each goes its own way.
+
+        Args:
+            line: the other, which may be released before or after the new one.
+            cells: visible cells in the order in which they were read; no more than it holds.
+        """
         ...
 
     def release(self, line: int) -> None:

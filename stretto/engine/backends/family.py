@@ -35,6 +35,11 @@ class FamilyBackend:
         self._lines = Lines(self._decoder, lm.mask_rule, lm.special.silence)
 
     @property
+    def cell_bytes(self) -> int:
+        """Bytes that one cached cell takes."""
+        return self._lines.cell_bytes
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes of keys and values that live sessions hold."""
         return self._lines.nbytes
@@ -42,6 +47,10 @@ class FamilyBackend:
     def open(self) -> int:
         """Give an empty cache line."""
         return self._lines.open()
+
+    def fork(self, line: int, cells: int) -> int:
+        """Give a new line that holds the first ``cells`` cells of another."""
+        return self._lines.fork(line, cells)
 
     def release(self, line: int) -> None:
         """Take a line back; when none is left in use the memory is given back too."""

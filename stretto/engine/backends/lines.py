@@ -77,10 +77,15 @@ class Lines:
         return self.rows.shape[1]
 
     @property
+    def cell_bytes(self) -> int:
+        """Bytes that one cached cell takes."""
+        layers, heads, size = self._sizes
+        return 2 * layers * heads * size * self.keys.itemsize
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the cached cells of all lines take."""
-        layers, heads, size = self._sizes
-        return int(self.lengths.sum()) * 2 * layers * heads * size * self.keys.itemsize
+        return int(self.lengths.sum()) * self.cell_bytes
 
     def open(self) -> int:
         """Give the lowest free line, empty, so that lines in use lie close together."""
@@ -90,6 +95,15 @@ class Lines:
             # Twice as many at a time; memory that nobody writes to is not taken.
             self._resize(max(1, 2 * self.number), self.capacity)
         return heappop(self._free)
+
+    def fork(self, line: int, cells: int) -> int:
+        """Give a new line with a copy of the first ``cells`` cells of another."""
+        new = self.open()
+        for held in (self.keys, self.values):
+            held[:, new, :, :cells] = held[:, line, :, :cells]
+        self.rows[new, :cells] = self.rows[line, :cells]
+        self.lengths[new] = cells
+        return new
 
     def release(self, line: int) -> None:
         """Take a line back; when none is left in use the memory is given back too."""

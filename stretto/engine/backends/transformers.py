@@ -20,6 +20,20 @@ class TransformersBackend:
         self._lm = lm
         self._cache = lm.new_cache(0)
         self._free: list[int] = []
+        self._cell_bytes, self._is_measured = _cell_bytes(lm), False
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes that one cached cell takes; from the configuration before the first pass."""
+        if not self._is_measured and (measured := self._cache.cell_bytes):
+            self._cell_bytes, self._is_measured = measured, True
+        return self._cell_bytes
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the keys and values that live sessions hold."""
+        free = int(self._cache.lengths[self._free].sum())
+        return (int(self._cache.lengths.sum()) - free) * self.cell_bytes
 
     @torch.inference_mode()
     def open(self) -> int:
@@ -30,6 +44,13 @@ class TransformersBackend:
         line = heappop(self._free)
         self._cache.clear(line)
         return line
+
+    @torch.inference_mode()
+    def fork(self, line: int, cells: int) -> int:
+        """Give a new line with a copy of the first ``cells`` cells of another."""
+        new = self.open()
+        self._cache.copy(line, new, cells)
+        return new
 
     @torch.inference_mode()
     def release(self, line: int) -> None:
@@ -47,3 +68,11 @@ class TransformersBackend:
         select = torch.from_numpy(batch.select).to(self._lm.device)
         lines = torch.from_numpy(batch.lines)
         return self._lm(cells, select=select, cache=self._cache, lines=lines).logits
+
+
+def _cell_bytes(lm: MultiStreamLM) -> int:
+    """What the configuration says; models whose layers differ are only known by their cache."""
+    config = lm.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * size * lm.base.dtype.itemsize
