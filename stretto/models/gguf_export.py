@@ -8,9 +8,9 @@ what decides who sees whom. See :mod:`stretto.engine.backends.llamacpp`.
 """
 
 import hashlib
-import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,20 +47,20 @@ class _Item:
     type: GGMLQuantizationType
 
 
-def cached_gguf(lm: MultiStreamLM, precision: str) -> Path:
+def cached_gguf(lm: MultiStreamLM, precision: str, *, plain: bool = False) -> Path:
     """The model's file in the user's cache, written if it is not there.
 
     Its name is a hash of what it holds, so another model or a trained one gets a file of its own.
-    Nothing is ever deleted there.
+    Nothing is ever deleted there. Arguments are those of :func:`export_gguf`.
 
     Raises:
         ConfigError: the model cannot be exported.
         CheckpointError: the file cannot be written.
     """
     _refuse_unfit(lm)
-    path = cache_dir() / "gguf" / f"{_hash(lm)}-{precision}.gguf"
+    path = cache_dir() / "gguf" / f"{_hash(lm, plain)}-{precision}.gguf"
     if not path.exists():
-        export_gguf(lm, path, precision)
+        export_gguf(lm, path, precision, plain=plain)
     return path
 
 
@@ -81,21 +81,20 @@ def export_gguf(lm: MultiStreamLM, path: Path, precision: str, *, plain: bool = 
     _refuse_unfit(lm)
     if precision not in TYPES:
         raise ConfigError(f"GGUF in {precision}: choose from {', '.join(TYPES)}")
-    made = None
+    made = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, made = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        _write(lm, Path(made), precision, plain)
-        Path(made).replace(path)
+        _write(lm, made, precision, plain)
+        made.replace(path)
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be written ({error.strerror or error}); make room or set "
             "STRETTO_CACHE to another folder"
         ) from None
     finally:
-        if made is not None:
-            Path(made).unlink(missing_ok=True)
+        # A failed write leaves a part, and a folder that is a file cannot be looked into.
+        with suppress(OSError):
+            made.unlink(missing_ok=True)
 
 
 def why_no_gguf(lm: MultiStreamLM) -> str | None:
@@ -250,16 +249,16 @@ def _item(name: str, weight: Tensor, kind: GGMLQuantizationType) -> _Item:
     return _Item(name, lambda: weight, shape, kind)
 
 
-def _hash(lm: MultiStreamLM) -> str:
+def _hash(lm: MultiStreamLM, plain: bool) -> str:
     """Of what a file holds, whatever its precision."""
     digest = hashlib.blake2b(digest_size=12)
     decoder, config = FamilyDecoder(lm), lm.config
     facts = (
-        _VERSION, _architecture(lm, False), decoder.eps, decoder.heads, decoder.kv_heads,
+        _VERSION, _architecture(lm, plain), decoder.eps, decoder.heads, decoder.kv_heads,
         config.max_position_embeddings, getattr(config, "rope_parameters", None),
     )  # fmt: skip
     digest.update(repr(facts).encode())
-    for item in _items(lm, "float32", plain=False):
+    for item in _items(lm, "float32", plain):
         weight = item.weight().detach().contiguous()
         digest.update(f"{item.name} {item.shape} {weight.dtype}".encode())
         digest.update(weight.view(torch.uint8).numpy().data)

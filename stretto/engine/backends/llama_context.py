@@ -2,15 +2,18 @@
 
 import ctypes
 import weakref
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as c
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from stretto.errors import CheckpointError, LimitError
+
+# Its own types promise more than ctypes keeps, and it may be missing where types are checked.
+c: Any = import_module("llama_cpp.llama_cpp")
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -39,7 +42,7 @@ class Context:
     """
 
     def __init__(self, path: Path, width: int, *, exact: bool) -> None:
-        _start()
+        start()
         self._width, self._exact = width, exact
         self._model: Any = c.llama_model_load_from_file(
             str(path).encode(), c.llama_model_default_params()
@@ -48,7 +51,8 @@ class Context:
             raise CheckpointError(
                 f"{path}: llama.cpp cannot load it ({_last()}); delete it to have it written anew"
             )
-        weakref.finalize(self, c.llama_model_free, self._model)
+        self._held: list[Any] = []
+        weakref.finalize(self, _free, self._model, self._held)
         self.cells, self.sequences = FIRST_CELLS, FIRST_SEQUENCES
         self._hidden = int(c.llama_model_n_embd(self._model))
         self._vocab = int(c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model)))
@@ -133,7 +137,8 @@ class Context:
     def _make(self, cells: int, sequences: int) -> Any:
         params = c.llama_context_default_params()
         params.n_ctx, params.n_seq_max = cells, sequences
-        params.n_batch = params.n_ubatch = self._width
+        # Fewer than there are sequences, and llama.cpp ends the process.
+        params.n_batch = params.n_ubatch = max(self._width, sequences)
         params.n_threads = params.n_threads_batch = torch.get_num_threads()
         if self._exact:  # its flash attention is exact to 1e-2 only
             params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -148,12 +153,10 @@ class Context:
         return context
 
     def _use(self, context: Any) -> None:
-        old = getattr(self, "_free", None)
-        if old is not None:
-            old()
+        for old in self._held:
+            c.llama_free(old)
+        self._held[:] = [context]
         self._context, self._memory = context, c.llama_get_memory(context)
-        # Finalisers run in reverse order: contexts go before their model.
-        self._free = weakref.finalize(self, c.llama_free, context)
 
 
 _messages: list[str] = []
@@ -170,7 +173,14 @@ def _log(level: int, text: bytes, _: object) -> None:
         _messages[:] = [" ".join(text.decode(errors="replace").split())]
 
 
-def _start() -> None:
+def _free(model: Any, contexts: list[Any]) -> None:
+    for context in contexts:
+        c.llama_free(context)
+    c.llama_model_free(model)
+
+
+def start() -> None:
+    """Ready the library; safe to call again."""
     # By default every layer of a model that is loaded is announced on stderr.
     c.llama_log_set(_log, ctypes.c_void_p(0))
     c.llama_backend_init()

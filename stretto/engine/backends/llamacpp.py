@@ -38,6 +38,7 @@ VIEWS = 7
 class _Row:
     """The visible cells that a line read in one row, and how many lines hold them."""
 
+    row: int
     cells: int
     lines: int = 1
 
@@ -46,7 +47,6 @@ class _Row:
 class _Line:
     sequence: int
     rows: list[_Row] = field(default_factory=list)
-    last: int = -1  # the row of its last cells
     views: list[int] = field(default_factory=list)
 
 
@@ -86,8 +86,8 @@ class LlamaCppBackend:
         self.precision = checked_precision(lm, "llamacpp", precision)
         if lm.mask_rule != "inclusive":
             raise ConfigError(
-                f"backend llamacpp: the model's mask rule is {lm.mask_rule}, and cells of a row "
-                "that share a position see one another there; choose backend transformers"
+                f"backend llamacpp: the model's mask rule is {lm.mask_rule}, but there cells of a "
+                "row see one another; choose backend transformers"
             )
         path = cached_gguf(lm, self.precision)
         self._decoder, self._silence = FamilyDecoder(lm), lm.special.silence
@@ -148,7 +148,6 @@ class LlamaCppBackend:
         number = self.open()
         fork = self._lines[number]
         fork.rows = source.rows[:rows]
-        fork.last = source.last
         for row in fork.rows:
             row.lines += 1
         self._context.copy(source.sequence, fork.sequence, 0, 2 * rows + 1)
@@ -196,7 +195,7 @@ class LlamaCppBackend:
         cells, silent, line = 0, 0, -1
         for part in _parts(batch, self._silence, most):
             silent = silent + len(part.silent) if part.line == line else len(part.silent)
-            if cells + len(part) > self._width or silent > most:
+            if waves[-1] and (cells + len(part) > self._width or silent > most):
                 waves.append([])
                 cells, silent = 0, len(part.silent)
             waves[-1].append(part)
@@ -221,9 +220,9 @@ class LlamaCppBackend:
             for part in parts:
                 if not len(part.visible):
                     continue
-                held.rows.append(_Row(len(part.visible)))
+                held.rows.append(_Row(part.row, len(part.visible)))
                 self._used += len(part.visible)
-                turn, held.last = 2 * len(held.rows), part.row
+                turn = 2 * len(held.rows)
                 # What is silent in an earlier row does not see this one.
                 late = {view for view, before in seen if before < turn}
                 own = [held.sequence, *(view for view in held.views if view not in late)]
@@ -251,10 +250,8 @@ class LlamaCppBackend:
             self._context.copy(line.sequence, line.views[-1])
         seen, rows = [], len(line.rows)
         for part in parts:
-            if part.row < line.last:
-                raise InputError(
-                    f"row {part.row} after row {line.last}: backend llamacpp reads rows in order"
-                )
+            if line.rows and part.row < line.rows[-1].row:
+                raise InputError(f"row {part.row} is read after row {line.rows[-1].row}")
             rows += bool(len(part.visible))
             seen += [(line.views[len(seen) + i], 2 * rows + 1) for i in range(len(part.silent))]
         return seen
