@@ -139,6 +139,23 @@ def test_there_are_lines_for_half_of_the_sequences() -> None:
     assert backend.open() == 3
 
 
+def test_views_are_shared_out_anew_when_lines_are_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llamacpp, "MAX_SEQUENCES", 8)
+    monkeypatch.setattr(llama_context, "FIRST_SEQUENCES", 8)
+    lm = testing.tiny_lm()
+    silence = lm.special.silence
+    backend = exact(lm)
+    first = backend.open()
+    alone = backend.forward(cells(first, [5] + [silence] * 7, [0] * 8))
+    others = [backend.open() for _ in range(3)]
+    for line in others:
+        asked = backend.forward(cells(line, [5] + [silence] * 7, [0] * 8))
+        assert torch.allclose(asked, alone, atol=1e-4)
+    again = [backend.forward(cells(n, [7] + [silence] * 7, [1] * 8)) for n in (first, *others)]
+    for asked in again[1:]:
+        assert torch.allclose(asked, again[0], atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("precision", "near", "far"),
     [("bfloat16", 1e-3, 0.2), ("q8_0", 1e-2, 0.6), ("q4_0", 0.1, 6.0)],

@@ -27,6 +27,10 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama of one group": ("llama", {"num_key_value_heads": 1}),
     "llama without groups": ("llama", {"num_key_value_heads": 4}),
     "llama 3 positions": ("llama", {"rope_parameters": LLAMA3}),
+    "llama of slow positions": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    ),
     "wider heads": ("llama", {"head_dim": 16}),
     "tied": ("llama", {"tie_word_embeddings": True}),
     "qwen2": ("qwen2", {}),
