@@ -68,7 +68,8 @@ def demo(
         no_baseline: leave the comparison out.
         temperature: 0 takes the likeliest token; above 0 tokens are drawn.
         seed: of the drawing.
-        backend: what computes: auto, transformers, cpu (also cpu:int8), or prepacked.
+        backend: what computes: auto, transformers, prepacked, cpu (also cpu:int8), or llamacpp
+            (also llamacpp:q8_0).
         list_items: list the items and stop.
     """
     if list_items:

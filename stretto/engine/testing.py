@@ -218,16 +218,20 @@ def play(engine: Engine, played: Sequence[Script]) -> list[StreamTable]:
     return [actor.session.table for actor in actors]
 
 
-def check_backend(open_backend: Callable[[MultiStreamLM], Backend]) -> None:
+def check_backend(
+    open_backend: Callable[[MultiStreamLM], Backend],
+    rules: Sequence[str] = ("inclusive", "strict"),
+) -> None:
     """Check a back end: logits, tables, and lines that start empty.
 
     Args:
         open_backend: makes the back end for a model.
+        rules: the mask rules that it knows.
 
     Raises:
         AssertionError: at the first difference, saying where.
     """
-    for rule in ("inclusive", "strict"):
+    for rule in rules:
         lm = tiny_lm(mask_rule=rule)
         backend = open_backend(lm)
         tables = [random_table(lm, rows, seed) for seed, rows in enumerate((2, 9, 20))]

@@ -18,7 +18,21 @@ from stretto.errors import ConfigError
 from stretto.models.family import FamilyDecoder
 
 # Only exact arithmetic is held to the twin; what the reduced precisions cost is not measured yet.
-TOLERANCES = {"transformers": 1e-3, "native:float32": 1e-3, "cpu:float32": 1e-3, "prepacked:float32": 1e-3}
+TOLERANCES = {
+    "transformers": 1e-3,
+    "native:float32": 1e-3,
+    "cpu:float32": 1e-3,
+    "prepacked:float32": 1e-3,
+    "llamacpp:float32": 1e-3,
+}
+PACKAGES = {"cpu": "openvino", "llamacpp": "llama_cpp"}
+
+
+def need_package(name: str) -> None:
+    """Skip where the back end's package is not installed."""
+    kind = name.partition(":")[0]
+    if kind in PACKAGES:
+        pytest.importorskip(PACKAGES[kind])
 
 
 @pytest.fixture(autouse=True)
@@ -30,30 +44,27 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", TOLERANCES)
 @pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)
 def test_backend_conforms(name: str, check: Callable[..., None]) -> None:
-    if name.startswith("cpu"):
-        pytest.importorskip("openvino")
+    need_package(name)
     check(partial(open_backend, name), TOLERANCES[name])
 
 
 @pytest.mark.parametrize("name", ["native:float32", "cpu:float32", "prepacked:float32"])
 def test_whole_sessions_equal_the_slow_twin(name: str) -> None:
-    if name.startswith("cpu"):
-        pytest.importorskip("openvino")
+    need_package(name)
     testing.check_backend(partial(open_backend, name))
 
 
-@pytest.mark.parametrize("name", TOLERANCES)
+@pytest.mark.parametrize("name", [name for name in TOLERANCES if name != "llamacpp:float32"])
 @pytest.mark.parametrize("check", conformance.RULES, ids=lambda check: check.__name__)
 def test_backend_conforms_under_the_strict_rule(name: str, check: Callable[..., None]) -> None:
-    if name.startswith("cpu"):
-        pytest.importorskip("openvino")
+    need_package(name)
     check(partial(open_backend, name), TOLERANCES[name], rule="strict")
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tensorrt", "choose from auto, transformers, cpu, prepacked"),
+        ("tensorrt", "choose from auto, transformers, cpu, prepacked, llamacpp"),
         ("transformers:int8", "no such precision; choose from transformers$"),
         ("prepacked:int8", "choose from prepacked, prepacked:float32, prepacked:bfloat16$"),
     ],
@@ -67,6 +78,12 @@ def test_a_backend_that_cannot_be_had_is_refused(name: str, words: str) -> None:
 def test_without_openvino_the_extra_is_named() -> None:
     with pytest.raises(ConfigError, match=r"pip install 'stretto\[cpu\]'"):
         open_backend("cpu:int8", testing.tiny_lm())
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="llama-cpp-python is installed")
+def test_without_llama_cpp_the_extra_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"pip install 'stretto\[llamacpp\]'"):
+        open_backend("llamacpp:q4_0", testing.tiny_lm())
 
 
 def test_a_dtype_that_a_backend_lacks_is_refused() -> None:

@@ -27,11 +27,17 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama of one group": ("llama", {"num_key_value_heads": 1}),
     "llama without groups": ("llama", {"num_key_value_heads": 4}),
     "llama 3 positions": ("llama", {"rope_parameters": LLAMA3}),
+    "llama of slow positions": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    ),
     "wider heads": ("llama", {"head_dim": 16}),
     "tied": ("llama", {"tie_word_embeddings": True}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "mistral": ("mistral", {"sliding_window": 6}),
+    "mistral of late": ("mistral", {"sliding_window": None}),
+    "llama with biases in attention": ("llama", {"attention_bias": True, "rms_norm_eps": 1e-2}),
 }
 OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "gemma": ("gemma", {}, "is no Llama-like decoder"),
@@ -68,6 +74,30 @@ def test_cached_rows_equal_one_forward(
     lm = lm_of(*MEMBERS[member])
     tables = [random_table(lm, n, seed=n) for n in (4, 14)]
     for table, logits in zip(tables, read_in_ticks(open_backend(backend, lm), tables), strict=True):
+        assert max_difference(lm, table, logits) < 1e-3
+
+
+NOT_IN_LLAMACPP = {
+    "llama with biases": "has biases in its MLP",
+    "llama 3 positions": "scales its rotary positions",
+    "mistral": "has sliding-window attention",
+}
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_llamacpp_equals_one_forward_or_refuses(
+    member: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llama_cpp")
+    monkeypatch.setenv("STRETTO_CACHE", str(tmp_path))
+    lm = lm_of(*MEMBERS[member])
+    if member in NOT_IN_LLAMACPP:
+        with pytest.raises(ConfigError, match=f"{NOT_IN_LLAMACPP[member]}.*; choose backend"):
+            open_backend("llamacpp", lm)
+        return
+    tables = [random_table(lm, n, seed=n) for n in (4, 14)]
+    read = read_in_ticks(open_backend("llamacpp", lm), tables)
+    for table, logits in zip(tables, read, strict=True):
         assert max_difference(lm, table, logits) < 1e-3
 
 

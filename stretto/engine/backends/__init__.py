@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
     from stretto.models import MultiStreamLM
 
-BACKENDS = ("transformers", "native", "cpu", "prepacked")
+BACKENDS = ("transformers", "native", "cpu", "prepacked", "llamacpp")
 PRECISIONS = {
     "native": ("float32", "bfloat16", "int8"),
     "cpu": ("float32", "bfloat16", "int8"),
     "prepacked": ("float32", "bfloat16"),
+    "llamacpp": ("float32", "bfloat16", "q8_0", "q4_0"),
 }
 """What a back end can be told to compute in; others keep to the model's own dtype."""
 
@@ -74,6 +75,10 @@ def check_name(name: str) -> tuple[str, str | None]:
         raise ConfigError(f"backend {name!r}: no such precision; choose from {choices}")
     if kind == "cpu" and find_spec("openvino") is None:
         raise ConfigError(f"backend {name!r} needs OpenVINO: pip install 'stretto[cpu]'")
+    if kind == "llamacpp" and find_spec("llama_cpp") is None:
+        raise ConfigError(
+            f"backend {name!r} needs llama-cpp-python: pip install 'stretto[llamacpp]'"
+        )
     return kind, precision or None
 
 
@@ -81,7 +86,7 @@ def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
     """A back end by name; ``auto`` is ``transformers`` until another is shown to be faster.
 
     Args:
-        name: ``auto`` or one of ``BACKENDS``. ``cpu`` and ``prepacked`` take a precision behind a
+        name: ``auto`` or one of ``BACKENDS``. All but ``transformers`` take a precision behind a
             colon, as in ``cpu:int8``; without, they compute in the model's own dtype.
         lm: the model.
 
@@ -102,6 +107,10 @@ def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
         from stretto.engine.backends.prepacked import PrepackedBackend
 
         return PrepackedBackend(lm, precision)
+    if kind == "llamacpp":
+        from stretto.engine.backends.llamacpp import LlamaCppBackend
+
+        return LlamaCppBackend(lm, precision)
     from stretto.engine.backends.transformers import TransformersBackend
 
     return TransformersBackend(lm)

@@ -23,14 +23,7 @@ class FamilyBackend:
     """
 
     def __init__(self, lm: MultiStreamLM, name: str, precision: str | None) -> None:
-        self.precision = precision or str(lm.base.dtype).removeprefix("torch.")
-        if self.precision not in PRECISIONS[name]:
-            known = ", ".join(PRECISIONS[name])
-            raise ConfigError(f"backend {name} in {self.precision}: choose from {known}")
-        if lm.device.type != "cpu":
-            raise ConfigError(
-                f"backend {name}: the model is on {lm.device}; load it with device cpu"
-            )
+        self.precision = checked_precision(lm, name, precision)
         self._decoder = FamilyDecoder(lm)
         self._lines = Lines(self._decoder, lm.mask_rule, lm.special.silence)
 
@@ -55,3 +48,18 @@ class FamilyBackend:
     def release(self, line: int) -> None:
         """Take a line back; when none is left in use the memory is given back too."""
         self._lines.release(line)
+
+
+def checked_precision(lm: MultiStreamLM, name: str, precision: str | None) -> str:
+    """What a back end is to compute in; None is the model's own dtype.
+
+    Raises:
+        ConfigError: it cannot, or the model is not on the CPU.
+    """
+    precision = precision or str(lm.base.dtype).removeprefix("torch.")
+    if precision not in PRECISIONS[name]:
+        known = ", ".join(PRECISIONS[name])
+        raise ConfigError(f"backend {name} in {precision}: choose from {known}")
+    if lm.device.type != "cpu":
+        raise ConfigError(f"backend {name}: the model is on {lm.device}; load it with device cpu")
+    return precision
