@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
     from stretto.models import MultiStreamLM
 
-BACKENDS = ("transformers", "cpu", "prepacked")
+BACKENDS = ("transformers", "cpu", "prepacked", "cuda")
 PRECISIONS = {
     "cpu": ("float32", "bfloat16", "int8"),
     "prepacked": ("float32", "bfloat16"),
+    "cuda": ("float32", "bfloat16", "float16"),
 }
 """What a back end can be told to compute in; others keep to the model's own dtype."""
 
@@ -54,15 +55,21 @@ def check_name(name: str) -> tuple[str, str | None]:
         raise ConfigError(f"backend {name!r}: no such precision; choose from {choices}")
     if kind == "cpu" and find_spec("openvino") is None:
         raise ConfigError(f"backend {name!r} needs OpenVINO: pip install 'stretto[cpu]'")
+    if kind == "cuda" and not _has_cuda():
+        raise ConfigError(f"backend {name!r} needs an NVIDIA GPU and a torch that finds it; "
+                          "choose auto")  # fmt: skip
     return kind, precision or None
 
 
 def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
-    """A back end by name; ``auto`` is ``transformers`` until another is shown to be faster.
+    """A back end by name.
+
+    ``auto`` is ``cuda`` for a model of the Llama family on a GPU. Otherwise it is
+    ``transformers`` until another is shown to be faster.
 
     Args:
-        name: ``auto`` or one of ``BACKENDS``. ``cpu`` and ``prepacked`` take a precision behind a
-            colon, as in ``cpu:int8``; without, they compute in the model's own dtype.
+        name: ``auto`` or one of ``BACKENDS``. ``cpu``, ``prepacked`` and ``cuda`` take a precision
+            behind a colon, as in ``cpu:int8``; without, they compute in the model's own dtype.
         lm: the model.
 
     Raises:
@@ -78,6 +85,17 @@ def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
         from stretto.engine.backends.prepacked import PrepackedBackend
 
         return PrepackedBackend(lm, precision)
+    if kind in ("auto", "cuda") and _has_cuda():
+        from stretto.engine.backends.cuda import CudaBackend, can_run
+
+        if kind == "cuda" or can_run(lm):
+            return CudaBackend(lm, precision)
     from stretto.engine.backends.transformers import TransformersBackend
 
     return TransformersBackend(lm)
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
