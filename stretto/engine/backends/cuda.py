@@ -12,7 +12,7 @@ from torch import Tensor
 from stretto.engine.backends import PRECISIONS
 from stretto.engine.backends.cuda_decoder import StaticDecoder
 from stretto.engine.backends.cuda_passes import Bucket, Passes
-from stretto.engine.backends.cuda_pool import Pool
+from stretto.engine.backends.cuda_pool import CAPACITY, LINES, Pool
 from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
@@ -28,6 +28,9 @@ class CudaBackend:
         lm: a model of the Llama family.
         precision: ``float32``, ``bfloat16`` or ``float16``; None is the model's own dtype.
         capture: record passes as CUDA graphs; without, it runs on any device.
+        lines: sessions there is room for at first. When there are more, or one has more cells than
+            fit, the cache doubles and passes are recorded anew.
+        capacity: cells of a session there is room for at first.
 
     Attributes:
         precision: what it computes in.
@@ -38,7 +41,13 @@ class CudaBackend:
     """
 
     def __init__(
-        self, lm: MultiStreamLM, precision: str | None = None, *, capture: bool = True
+        self,
+        lm: MultiStreamLM,
+        precision: str | None = None,
+        *,
+        capture: bool = True,
+        lines: int = LINES,
+        capacity: int = CAPACITY,
     ) -> None:
         self.precision = precision or str(lm.base.dtype).removeprefix("torch.")
         if self.precision not in PRECISIONS["cuda"]:
@@ -56,7 +65,10 @@ class CudaBackend:
         decoder, dtype = FamilyDecoder(lm), getattr(torch, self.precision)
         self._decoder = StaticDecoder(decoder, dtype, lm.mask_rule)
         self._passes = Passes(self._run, lm.device, capture=capture)
-        self._pool = Pool(decoder, dtype, lm.device, lm.special.silence, self._passes.clear)
+        self._pool = Pool(
+            decoder, dtype, lm.device, lm.special.silence, self._passes.clear,
+            lines=lines, capacity=capacity,
+        )  # fmt: skip
 
     @property
     def cell_bytes(self) -> int:

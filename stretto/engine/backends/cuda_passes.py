@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stretto.engine.backends.cuda_pool import Places, power_of_two
+from stretto.engine.backends.cuda_pool import NARROWEST, Places, power_of_two
 from stretto.engine.batch import RowBatch
 from stretto.engine.transfer import put
 
@@ -64,7 +64,7 @@ class Bucket:
         if queries > STEP:
             queries = min(queries, power_of_two(len(batch.select)))
         is_in_place = power_of_two(int(batch.lines.max()) + 1) == sessions
-        return cls(sessions, cells, max(STEP, power_of_two(width)), queries, is_in_place)
+        return cls(sessions, cells, max(NARROWEST, power_of_two(width)), queries, is_in_place)
 
     def pack(self, batch: RowBatch, places: Places, nowhere: int) -> Ints:
         """All that the device has to know of a pass, as one array.

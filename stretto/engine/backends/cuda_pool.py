@@ -26,6 +26,8 @@ LINES = 4
 """Lines there are at first."""
 CAPACITY = 256
 """Cells that a line holds at first."""
+NARROWEST = 64
+"""No pass looks at fewer cells of a line than this."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Pool:
         device: where they are.
         silence: the token that leaves no key.
         moved: called before the buffers change their addresses.
-        lines: how many there are at first, a power of two.
-        capacity: cells a line holds at first, a power of two.
+        lines: how many there are at first, rounded up to a power of two.
+        capacity: cells a line holds at first, rounded up likewise, at least ``NARROWEST``.
 
     Attributes:
         keys: (L, P + 1, C, G, E).
@@ -75,6 +77,7 @@ class Pool:
         capacity: int = CAPACITY,
     ) -> None:
         self._silence, self._moved = silence, moved
+        lines, capacity = power_of_two(lines), max(NARROWEST, power_of_two(capacity))
         shape = (decoder.num_layers, lines + 1, capacity, decoder.kv_heads, decoder.head_size)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
