@@ -2,7 +2,7 @@
 BIN := .venv/bin
 SOURCES := stretto tests tools $(wildcard benchmarks)
 
-.PHONY: demo test lint bench bench-core docs setup lock
+.PHONY: demo test lint bench bench-core bench-cuda docs setup lock
 
 demo: setup
 	@$(BIN)/stretto demo
@@ -23,6 +23,10 @@ bench: bench-core
 
 bench-core: setup
 	@$(BIN)/python -m benchmarks.core
+
+# Needs an NVIDIA GPU, so it is no part of `bench`.
+bench-cuda: setup
+	@$(BIN)/python -m benchmarks.cuda
 
 docs: setup
 	@$(BIN)/python tools/help_page.py

@@ -1,13 +1,14 @@
 """What a step costs on a GPU, beside what it would cost if memory were all that counts.
 
-Run as ``python -m benchmarks.cuda`` on a machine with an NVIDIA GPU; it has not been yet. Each round
-steps both back ends once at every width, so that a disturbance hits both. The time is the device's,
-from the first kernel of a step to the last, gaps included. Results go to ``build/bench/cuda.json``.
+Run as ``python -m benchmarks.cuda`` on a machine with an NVIDIA GPU; it has not been yet. Each
+round steps both back ends once at every width, so that a disturbance hits both. The time is the
+device's, from the start of a step to its last kernel, gaps included. Results go to
+``build/bench/cuda.json``.
 """
 
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def _step_ms(backend: Backend, batch: RowBatch) -> float:
     return _device_ms(lambda: backend.forward(batch))
 
 
-def _device_ms(work) -> float:
+def _device_ms(work: Callable[[], object]) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()

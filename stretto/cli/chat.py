@@ -45,7 +45,7 @@ def chat(
         temperature: 0 takes the likeliest token; above 0 tokens are drawn.
         seed: of the drawing.
         save: file to which the conversation is added as a table, a line of JSON.
-        backend: what computes: auto, transformers, cpu (also cpu:int8), or prepacked.
+        backend: what computes: auto, transformers, cpu (also cpu:int8), prepacked, cuda.
     """
     prompts = _check(streams, system, temperature, seed, save)
     perform(

@@ -68,7 +68,7 @@ def demo(
         no_baseline: leave the comparison out.
         temperature: 0 takes the likeliest token; above 0 tokens are drawn.
         seed: of the drawing.
-        backend: what computes: auto, transformers, cpu (also cpu:int8), or prepacked.
+        backend: what computes: auto, transformers, cpu (also cpu:int8), prepacked, cuda.
         list_items: list the items and stop.
     """
     if list_items:

@@ -1,4 +1,7 @@
-"""The back end for GPUs on a GPU. Never run yet: ``pytest -m gpu tests/engine/test_cuda_gpu.py``."""
+"""The back end for GPUs on a GPU: ``pytest -m gpu tests/engine/test_cuda_gpu.py``.
+
+Never run yet.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -43,14 +46,16 @@ def test_backend_conforms_under_the_strict_rule(check: Callable[..., None]) -> N
     check(partial(on_gpu, CudaBackend), 1e-3, rule="strict")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_recorded_passes_equal_passes_that_are_not(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)]
+)
+def test_recorded_passes_equal_passes_that_are_not(dtype: torch.dtype, tolerance: float) -> None:
     lm = testing.tiny_lm().to("cuda", dtype)
     recorded, plain = CudaBackend(lm), CudaBackend(lm, capture=False)
     lines = [(backend, backend.open()) for backend in (recorded, plain)]
-    for at in range(80):  # grows once
+    for at in range(100):  # crosses three widths and grows
         one, other = (b.forward(row(line, [5 + at, 6 + at, 7], at)) for b, line in lines)
-        assert torch.allclose(one, other, atol=1e-5), f"row {at}"
+        assert torch.allclose(one, other, atol=tolerance), f"row {at}"
 
 
 def test_a_recorded_pass_reads_its_new_input() -> None:

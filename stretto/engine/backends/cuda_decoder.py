@@ -51,7 +51,8 @@ class StaticDecoder:
     """
 
     def __init__(self, decoder: FamilyDecoder, dtype: torch.dtype, rule: MaskRule) -> None:
-        self._decoder, self._dtype, self._rule = decoder, dtype, rule
+        self._decoder, self._dtype = decoder, dtype
+        self._rule: MaskRule = rule
         self._layers = [_as(decoder.layer(i), dtype) for i in range(decoder.num_layers)]
         self._norm_out = decoder.norm.to(dtype)
         self._unembed = _linear_as(decoder.unembed, dtype)

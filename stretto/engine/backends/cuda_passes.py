@@ -5,12 +5,13 @@ Python they take longer to start than to run. A CUDA graph starts them all at on
 the same shapes at the same addresses. So a pass is padded to a bucket, its input goes to the
 bucket's own buffer in one transfer, and each bucket is recorded when it first occurs.
 
-Only :func:`recorded` touches CUDA graphs.
+Only :func:`recorded` makes CUDA graphs.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +92,8 @@ class Bucket:
 
 Run = Callable[[Bucket, Tensor], Tensor]
 Replay = Callable[[], Tensor]
+Memory = Any
+"""A pool of device memory; torch has no public type for it."""
 
 
 class Passes:
@@ -103,12 +106,10 @@ class Passes:
         kept: how many buckets to keep.
     """
 
-    def __init__(
-        self, run: Run, device: torch.device, *, capture: bool, kept: int = KEPT
-    ) -> None:
+    def __init__(self, run: Run, device: torch.device, *, capture: bool, kept: int = KEPT) -> None:
         self._run, self._device, self._capture, self._most = run, device, capture, kept
         self._kept: OrderedDict[Bucket, tuple[Tensor, Replay]] = OrderedDict()
-        self._memory = torch.cuda.graph_pool_handle() if capture else None
+        self._memory = _new_memory() if capture else None
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -137,9 +138,13 @@ class Passes:
 
     def clear(self) -> None:
         """Forget all that was recorded: what it reads is about to move."""
-        if self._kept:
-            self._wait()
-            self._kept.clear()
+        if not self._kept:
+            return
+        self._wait()
+        self._kept.clear()
+        if self._capture:
+            # Memory whose graphs are all gone may not be shared again.
+            self._memory = _new_memory()
 
     def _wait(self) -> None:
         # A graph must not be freed while it runs.
@@ -147,7 +152,11 @@ class Passes:
             torch.cuda.synchronize(self._device)
 
 
-def recorded(run: Replay, device: torch.device, memory: tuple[int, int] | None) -> Replay:
+def _new_memory() -> Memory:
+    return torch.cuda.graph_pool_handle()
+
+
+def recorded(run: Replay, device: torch.device, memory: Memory) -> Replay:
     """A CUDA graph of a function without arguments; give its output's buffer each time.
 
     The function is run twice before, so that libraries set themselves up outside the graph. It
@@ -168,9 +177,7 @@ def recorded(run: Replay, device: torch.device, memory: tuple[int, int] | None) 
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile.
-        with torch.cuda.graph(
-            graph, pool=memory, stream=stream, capture_error_mode="thread_local"
-        ):
+        with torch.cuda.graph(graph, pool=memory, stream=stream, capture_error_mode="thread_local"):
             output = run()
 
     def replay() -> Tensor:

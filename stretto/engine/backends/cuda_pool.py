@@ -110,8 +110,8 @@ class Pool:
         """
         if not 0 <= cells <= self.lengths[line]:
             raise InputError(
-                f"fork of line {line} at {cells} cells: it holds {self.lengths[line]}; give at most "
-                "as many"
+                f"fork of line {line} at {cells} cells: it holds {self.lengths[line]}; "
+                "give at most as many"
             )
         new = self.open()
         for buffer in (self.keys, self.values):
