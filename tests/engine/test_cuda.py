@@ -99,9 +99,11 @@ def test_a_bfloat16_pass_is_near_a_float32_one() -> None:
 
 def test_a_fork_goes_on_alone_from_the_cells_it_was_given() -> None:
     backend = plain(LM, lines=1)
-    whole = backend.open()
+    whole, late = backend.open(), backend.open()
+    read(backend, late, [[5, 6], [7, 8]], start=50)  # rows that its line must forget
+    backend.release(late)
     read(backend, whole, [[5, 6], [7, 8], [9, 10]])
-    twin = backend.fork(whole, 4)  # two rows of two; the lines have to grow for it
+    twin = backend.fork(whole, 4)  # two rows of two
     short = backend.open()
     read(backend, short, [[5, 6], [7, 8]])
     after = read(backend, twin, [[11, 12], [13, 14]], 2)
@@ -120,6 +122,16 @@ def test_a_fork_of_more_than_there_is_is_refused() -> None:
     with pytest.raises(InputError, match="fork of line 0 at 2 cells: it holds 1"):
         backend.fork(line, 2)
     assert backend.fork(line, 0) == 1
+
+
+def test_a_fork_may_need_more_lines() -> None:
+    backend = plain(LM, lines=1)
+    first = backend.open()
+    read(backend, first, [[5, 6]])
+    forks = [backend.fork(first, 2) for _ in range(4)]
+    assert [first, *forks] == [0, 1, 2, 3, 4]
+    logits = backend.forward(one_row([first, *forks], [[7, 8]] * 5, 1)).view(5, -1)
+    assert torch.allclose(logits, logits[:1].expand_as(logits), atol=1e-5)
 
 
 def test_cached_bytes_are_those_of_visible_cells() -> None:
@@ -259,10 +271,12 @@ def test_a_pass_that_fails_leaves_the_line_as_it_was() -> None:
 def test_logits_are_not_overwritten_by_the_next_pass() -> None:
     backend = plain(LM)
     line = backend.open()
-    logits = read(backend, line, [[5, 6]])
+    logits = read(backend, line, [[5, 6, 7]])
     kept = logits.clone()
-    read(backend, line, [[7, 8]], 1)
+    read(backend, line, [[7, 8, 9]], 1)
     assert torch.equal(logits, kept)
+    # Recorded passes write all four logits of the bucket to one place; these lie elsewhere.
+    assert logits.untyped_storage().nbytes() == logits.nbytes
 
 
 # Nothing asks the device.

@@ -16,7 +16,6 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from stretto.engine.backends.cuda_passes import Bucket
 from stretto.engine.backends.cuda_pool import Pool
-from stretto.models.batch import PAD_SAMPLE
 from stretto.models.family import FamilyDecoder, Layer, Linear
 from stretto.models.masks import Keys, MaskRule, additive, dense_mask
 
@@ -97,17 +96,12 @@ class StaticDecoder:
         pool.rows.view(-1).index_copy_(0, slots.flatten(), rows.flatten())
         key_rows = _looked_at(pool.rows, bucket.sessions, bucket.width, lines)
         place = torch.arange(bucket.width, device=rows.device)
-        keys = Keys(
-            rows=key_rows,
-            samples=torch.zeros_like(ends)[:, None],
-            hidden=place >= ends[:, None],
-        )
+        sample = torch.zeros_like(ends)[:, None]  # all keys of a line are of one table
+        keys = Keys(rows=key_rows, samples=sample, hidden=place >= ends[:, None])
         # Padding has the first slot of the last line, so its own key seems to be the first of the
-        # line it stands in: something finite to look at, and nobody looks back.
-        is_padding = slots >= pool.number * pool.capacity
-        samples = torch.where(is_padding, PAD_SAMPLE, 0)
+        # line it stands in: it always has something to look at, and nobody looks back.
         own = slots % pool.capacity
-        visible = dense_mask(self._rule, rows, samples, own, keys, decoder.window)
+        visible = dense_mask(self._rule, rows, sample, own, keys, decoder.window)
         cos, sin = (x.to(self._dtype).unsqueeze(2) for x in decoder.rotary(rows))
         first, second = sin.chunk(2, -1)
         return _Plan(
