@@ -4,7 +4,7 @@ SOURCES := stretto tests tools $(wildcard benchmarks)
 
 NATIVE := $(wildcard stretto/engine/backends/native/src/*)
 
-.PHONY: demo test lint bench bench-core docs setup lock
+.PHONY: demo test lint bench bench-core bench-cuda docs setup lock
 
 demo: setup
 	@$(BIN)/stretto demo
@@ -25,6 +25,10 @@ bench: bench-core
 
 bench-core: setup
 	@$(BIN)/python -m benchmarks.core
+
+# Needs an NVIDIA GPU, so it is no part of `bench`.
+bench-cuda: setup
+	@$(BIN)/python -m benchmarks.cuda
 
 docs: setup
 	@$(BIN)/python tools/help_page.py

@@ -45,8 +45,8 @@ def chat(
         temperature: 0 takes the likeliest token; above 0 tokens are drawn.
         seed: of the drawing.
         save: file to which the conversation is added as a table, a line of JSON.
-        backend: what computes: auto, transformers, prepacked, cpu (also cpu:int8), or llamacpp
-            (also llamacpp:q8_0).
+        backend: what computes: auto, transformers, native (also native:int8), cpu (also
+            cpu:int8), prepacked, llamacpp (also llamacpp:q8_0) or cuda.
     """
     prompts = _check(streams, system, temperature, seed, save)
     perform(

@@ -68,8 +68,8 @@ def demo(
         no_baseline: leave the comparison out.
         temperature: 0 takes the likeliest token; above 0 tokens are drawn.
         seed: of the drawing.
-        backend: what computes: auto, transformers, prepacked, cpu (also cpu:int8), or llamacpp
-            (also llamacpp:q8_0).
+        backend: what computes: auto, transformers, native (also native:int8), cpu (also
+            cpu:int8), prepacked, llamacpp (also llamacpp:q8_0) or cuda.
         list_items: list the items and stop.
     """
     if list_items:

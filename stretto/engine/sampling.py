@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import SamplingParams
+from stretto.engine.transfer import put
 from stretto.errors import ConfigError
 from stretto.streams import SpecialIds
 
@@ -50,8 +51,8 @@ def penalise(logits: Tensor, histories: list[tuple[int, np.ndarray]], penalty: T
         return
     lengths = [len(history) for _, history in histories]
     heard = np.concatenate([history for _, history in histories])
-    rows = torch.from_numpy(np.repeat([n for n, _ in histories], lengths)).to(logits.device)
-    tokens = torch.from_numpy(heard).to(logits.device)
+    rows = put(np.repeat([n for n, _ in histories], lengths), logits.device)
+    tokens = put(heard, logits.device)
     had, factor = logits[rows, tokens], penalty[rows].to(logits.dtype)
     # A token heard twice is written twice with the same value.
     logits[rows, tokens] = torch.where(had > 0, had / factor, had * factor)
@@ -237,7 +238,7 @@ class Sampler:
         return np.where(bank.stops[which, tokens], self._special.end, tokens)
 
     def _put(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+        return put(array, self._device)
 
     def _bank(self) -> "_Banks":
         if self._banks is None:

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
     from stretto.models import MultiStreamLM
 
-BACKENDS = ("transformers", "native", "cpu", "prepacked", "llamacpp")
+BACKENDS = ("transformers", "native", "cpu", "prepacked", "llamacpp", "cuda")
 PRECISIONS = {
     "native": ("float32", "bfloat16", "int8"),
     "cpu": ("float32", "bfloat16", "int8"),
     "prepacked": ("float32", "bfloat16"),
     "llamacpp": ("float32", "bfloat16", "q8_0", "q4_0"),
+    "cuda": ("float32", "bfloat16", "float16"),
 }
 """What a back end can be told to compute in; others keep to the model's own dtype."""
 
@@ -73,21 +74,20 @@ def check_name(name: str) -> tuple[str, str | None]:
     if colon and precision not in known:
         choices = ", ".join([kind, *(f"{kind}:{p}" for p in known)])
         raise ConfigError(f"backend {name!r}: no such precision; choose from {choices}")
-    if kind == "cpu" and find_spec("openvino") is None:
-        raise ConfigError(f"backend {name!r} needs OpenVINO: pip install 'stretto[cpu]'")
-    if kind == "llamacpp" and find_spec("llama_cpp") is None:
-        raise ConfigError(
-            f"backend {name!r} needs llama-cpp-python: pip install 'stretto[llamacpp]'"
-        )
+    if reason := _missing(kind):
+        raise ConfigError(f"backend {name!r} {reason}")
     return kind, precision or None
 
 
 def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
-    """A back end by name; ``auto`` is ``transformers`` until another is shown to be faster.
+    """A back end by name.
+
+    ``auto`` is ``native`` in the model's own dtype where it was compiled and can run the model,
+    else ``transformers``; so nothing is rounded that the model does not round.
 
     Args:
         name: ``auto`` or one of ``BACKENDS``. All but ``transformers`` take a precision behind a
-            colon, as in ``cpu:int8``; without, they compute in the model's own dtype.
+            colon, as in ``native:int8``; without, they compute in the model's own dtype.
         lm: the model.
 
     Raises:
@@ -95,6 +95,8 @@ def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
             that it can run.
     """
     kind, precision = check_name(name)
+    if kind == "auto":
+        kind = "native" if _is_native(lm) else "transformers"
     if kind == "cpu":
         from stretto.engine.backends.cpu import CpuBackend
 
@@ -111,6 +113,36 @@ def open_backend(name: str, lm: "MultiStreamLM") -> Backend:
         from stretto.engine.backends.llamacpp import LlamaCppBackend
 
         return LlamaCppBackend(lm, precision)
+    if kind == "cuda":
+        from stretto.engine.backends.cuda import CudaBackend
+
+        return CudaBackend(lm, precision)
     from stretto.engine.backends.transformers import TransformersBackend
 
     return TransformersBackend(lm)
+
+
+def _missing(kind: str) -> str | None:
+    """What a back end lacks on this machine, as the end of a sentence; None if nothing."""
+    if kind == "native":
+        from stretto.engine.backends.native.library import why_not
+
+        return why_not()
+    if kind == "cpu" and find_spec("openvino") is None:
+        return "needs OpenVINO: pip install 'stretto[cpu]'"
+    if kind == "llamacpp" and find_spec("llama_cpp") is None:
+        return "needs llama-cpp-python: pip install 'stretto[llamacpp]'"
+    if kind == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "needs an NVIDIA GPU and a torch that finds it; choose auto"
+    return None
+
+
+def _is_native(lm: "MultiStreamLM") -> bool:
+    from stretto.models.family import why_not
+
+    dtype = str(lm.base.dtype).removeprefix("torch.")
+    fits = lm.device.type == "cpu" and dtype in PRECISIONS["native"]
+    return fits and why_not(lm) is None and _missing("native") is None
