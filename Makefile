@@ -2,7 +2,7 @@
 BIN := .venv/bin
 SOURCES := stretto tests tools $(wildcard benchmarks)
 
-.PHONY: demo test lint bench bench-core docs setup lock
+.PHONY: demo test lint bench bench-core bench-engine docs setup lock
 
 demo: setup
 	@$(BIN)/stretto demo
@@ -19,10 +19,13 @@ lint: setup
 	@$(BIN)/python tools/budget.py
 
 # Every figure behind the goals, each area to build/bench/AREA.json; FULL=1 takes the long version.
-bench: bench-core
+bench: bench-core bench-engine
 
 bench-core: setup
 	@$(BIN)/python -m benchmarks.core
+
+bench-engine: setup
+	@$(BIN)/python -m benchmarks.engine
 
 docs: setup
 	@$(BIN)/python tools/help_page.py

@@ -8,6 +8,7 @@ Sorting a vocabulary costs far more than all the rest, so top-p looks at the lik
 them, the row is sorted after all. The distribution is the same either way.
 """
 
+import threading
 from dataclasses import dataclass
 from typing import Self
 
@@ -123,6 +124,8 @@ def draw_kept(ids: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
 class Sampler:
     """Chooses tokens; keeps every set of parameters in use as a row of tensors.
 
+    Safe to register with while another thread samples.
+
     Args:
         num_logits: tokens of the model, silence and end included (V).
         special: ids of silence and end.
@@ -131,6 +134,7 @@ class Sampler:
 
     def __init__(self, num_logits: int, special: SpecialIds, device: torch.device) -> None:
         self._num_logits, self._special, self._device = num_logits, special, device
+        self._lock = threading.Lock()
         self._ids: dict[SamplingParams, int] = {}
         self._params: list[SamplingParams] = []
         self._masks: list[Tensor] = []
@@ -145,11 +149,12 @@ class Sampler:
         """
         if params not in self._ids:
             mask, stops = self._bias(params), self._stop_mask(params)
-            self._ids[params] = len(self._ids)
-            self._params.append(params)
-            self._masks.append(mask)
-            self._stops.append(stops)
-            self._banks = None
+            with self._lock:
+                self._ids[params] = len(self._ids)
+                self._params.append(params)
+                self._masks.append(mask)
+                self._stops.append(stops)
+                self._banks = None
         return self._ids[params]
 
     def sample(self, logits: Tensor, batch: RowBatch) -> np.ndarray:
@@ -157,7 +162,9 @@ class Sampler:
 
         Waits for the device once; a second time only for rows that had to be sorted.
         """
-        bank, which = self._bank(), batch.sampling_ids
+        with self._lock:
+            bank = self._bank()
+        which = batch.sampling_ids
         logits = self._adjust(logits.float(), batch, bank)
         tokens = logits.argmax(-1)
         cut, free = np.flatnonzero(bank.cuts[which]), np.flatnonzero(bank.draws[which])
