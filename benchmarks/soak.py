@@ -89,6 +89,8 @@ class Soak:
         deadline_s: of every session; some have a shorter one.
         replay_s: seconds to replay for.
         margin_s: see ``MARGIN_S``.
+        flat: share by which memory may grow; more than ``FLAT`` for runs of seconds only, in which
+            allocators still warm up.
         tell: told the progress, a line at a time.
     """
 
@@ -104,13 +106,15 @@ class Soak:
         deadline_s: float = 20.0,
         replay_s: float = 60.0,
         margin_s: float = MARGIN_S,
+        flat: float = FLAT,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.report = Report()
         self._engine, self._replay_engine, self._is_exact = engine, replay, is_exact
         self._seconds, self._clients, self._replay_s = seconds, clients, replay_s
         self._margin, self._tell, self._seed = margin_s, tell, seed
-        self._rng = random.Random(seed)
+        self._flat = flat
+        self._rng, self._deck = random.Random(seed), list[str]()
         self._deadline_s = min(deadline_s, max(1.0, seconds / 4))
         self._live: dict[Session, tuple[str, float]] = {}  # kind, and when it was opened
         self._stop = asyncio.Event()
@@ -171,7 +175,9 @@ class Soak:
         self._live[session] = kind, time.monotonic()
 
     async def _client(self, desk: Desk) -> None:
-        kind = self._rng.choice(list(KINDS))
+        if not self._deck:  # every kind comes equally often, in random order
+            self._deck = self._rng.sample(list(KINDS), len(KINDS))
+        kind = self._deck.pop()
         task = asyncio.create_task(KINDS[kind](desk, kind))
         if kind == "killed":
             await asyncio.sleep(self._rng.uniform(0, 1.0))
@@ -234,14 +240,14 @@ class Soak:
 
     def _judge_memory(self) -> None:
         rss = self.report.rss
-        if len(rss) < 12:
+        if len(rss) < 8:
             self.report.problems.append("too short to say anything about memory")
             return
         quarter = len(rss) // 4
         early = statistics.median(rss[quarter : 2 * quarter])
         late = statistics.median(rss[-quarter:])
         self.report.growth = late / early - 1
-        if self.report.growth > FLAT:
+        if self.report.growth > self._flat:
             self.report.problems.append(
                 f"memory grew by {100 * self.report.growth:.1f} %, from {early / 2**20:.0f} to "
                 f"{late / 2**20:.0f} MiB"
