@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from stretto.engine import Engine, Grammar, Limits, SamplingParams, Session
-from stretto.errors import StrettoError
+from stretto.errors import LimitError, StrettoError
 from stretto.streams import StreamSet
 
 WORDS = "one two three four five six seven eight nine ten, and then? No! Wait: why not 42; é🙂 "
@@ -271,6 +271,8 @@ async def forker(desk: Desk, kind: str) -> None:
             if fork is not None and twin is None and row.index >= at:
                 try:
                     twin = fork()
+                except LimitError:
+                    continue  # no place now; it asks again at the next row
                 except StrettoError:
                     if session.finish_reason is None:
                         raise

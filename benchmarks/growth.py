@@ -72,7 +72,6 @@ def silent_bytes(base: str, name: str, rows: int = 64) -> int | None:
         streams = StreamSet(list(voices)[:number])
         session = engine.open(
             streams,
-            prompts={"voice_0": [1, 2, 3]},
             sampling={s.name: hush for s in streams if s.name != "voice_0"} | {"voice_0": talk},
             limits=Limits(max_rows=rows + 2),
         )
