@@ -4,7 +4,7 @@ SOURCES := stretto tests tools $(wildcard benchmarks)
 
 NATIVE := $(wildcard stretto/engine/backends/native/src/*)
 
-.PHONY: demo test lint bench bench-core bench-cuda docs setup lock
+.PHONY: demo test lint bench bench-core bench-engine bench-cuda docs setup lock
 
 demo: setup
 	@$(BIN)/stretto demo
@@ -21,7 +21,7 @@ lint: setup
 	@$(BIN)/python tools/budget.py
 
 # Every figure behind the goals, each area to build/bench/AREA.json; FULL=1 takes the long version.
-bench: bench-core
+bench: bench-core bench-engine
 
 bench-core: setup
 	@$(BIN)/python -m benchmarks.core
@@ -29,6 +29,8 @@ bench-core: setup
 # Needs an NVIDIA GPU, so it is no part of `bench`.
 bench-cuda: setup
 	@$(BIN)/python -m benchmarks.cuda
+bench-engine: setup
+	@$(BIN)/python -m benchmarks.engine
 
 docs: setup
 	@$(BIN)/python tools/help_page.py

@@ -15,16 +15,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path(__file__).parent / "stretto" / "engine" / "backends" / "native"
 SOURCE = FOLDER / "src" / "api.cpp"
-COMMON = (
-    "-std=c++20 -O3 -fPIC -shared -pthread -fvisibility=hidden -fno-math-errno -Wno-psabi".split()
-)
-ISAS = {
-    "avx2": "-mavx2 -mfma -mf16c".split(),
-    "avx512": (
-        "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni "
-        "-mprefer-vector-width=512"
-    ).split(),
-}
+COMMON = "-std=c++20 -O3 -fPIC -shared -pthread -fvisibility=hidden -fno-math-errno -Wno-psabi"
+AVX2 = "-mavx2 -mfma -mf16c"
+AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512"
+ISAS = {"avx2": AVX2, "avx512": f"{AVX2} {AVX512}"}
 """One library for each kind of processor; which one to open is decided when it is opened."""
 
 
@@ -82,7 +76,8 @@ def compile_all() -> None:
         if target.exists() and target.stat().st_mtime >= newest:
             continue
         unfinished = target.with_suffix(f".{os.getpid()}")
-        command = [str(compiler()), *COMMON, *flags, f"-DSTRETTO_ISA={isa}", str(SOURCE)]
+        options = [*COMMON.split(), *flags.split(), f"-DSTRETTO_ISA={isa}"]
+        command = [str(compiler()), *options, str(SOURCE)]
         job = subprocess.Popen([*command, "-o", str(unfinished)], stderr=subprocess.PIPE)
         running.append((job, unfinished, target))
     for job, unfinished, target in running:

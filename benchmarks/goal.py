@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +31,18 @@ class Goal:
 Measure = Callable[[], Iterable[Goal]]
 
 
+def missing(goal: str, what: str, why: object, target: str) -> Goal:
+    """A goal that could not be measured here, which counts as missed."""
+    return Goal(goal, f"{what}: not measured ({why})", None, "", target, False)
+
+
+def save(name: str, data: dict[str, Any] | list[dict[str, Any]]) -> Path:
+    """Write ``build/bench/NAME.json``; returns where."""
+    path = OUTPUT / f"{name}.json"
+    atomic_write(path, json.dumps(data, indent=1) + "\n")
+    return path
+
+
 def run(area: str, measures: dict[str, Measure]) -> int:
     """Measure, print a table, write the file; 1 if a goal is missed.
 
@@ -42,8 +55,7 @@ def run(area: str, measures: dict[str, Measure]) -> int:
             goals += measure()
         except StrettoError as error:
             goals.append(Goal(number, f"not measured: {error}", None, "", "", False))
-    path = OUTPUT / f"{area}.json"
-    atomic_write(path, json.dumps([asdict(goal) for goal in goals], indent=1) + "\n")
+    path = save(area, [asdict(goal) for goal in goals])
     _print(goals)
     print(f"wrote {path}", file=sys.stderr)
     return 0 if all(goal.met for goal in goals) else 1

@@ -17,6 +17,8 @@ from stretto.errors import ConfigError, InputError
 from stretto.streams import StreamCodec
 
 KINDS = ("json", "regex", "lark")
+KEPT = 64
+"""Compiled grammars that an engine keeps, in case they are asked for again."""
 # By default JSON may hold any amount of white space, and a model in doubt writes nothing else.
 _WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -88,7 +90,7 @@ def _call(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one tokeniser, each once.
+    """Compiles grammars for one tokeniser, and keeps the ``KEPT`` that were asked for last.
 
     Args:
         codec: the model's tokeniser.
@@ -108,13 +110,15 @@ class GrammarCompiler:
         Raises:
             InputError: llguidance is not installed, or cannot read the grammar.
         """
-        if grammar not in self._made:
-            self._made[grammar] = self._compile(grammar)
+        made = self._made.pop(grammar, None) or self._compile(grammar)
+        self._made[grammar] = made  # the latest last
+        if len(self._made) > KEPT:
+            self._made.pop(next(iter(self._made)), None)
         special = self._codec.special
         shape = _Shape(
             self._codec.num_tokens, special.silence, special.end, list(stop_ids), grammar.pauses
         )
-        return MessageMatcher(self._made[grammar].deep_copy(), shape)
+        return MessageMatcher(made.deep_copy(), shape)
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -132,6 +132,11 @@ def why_not(lm: MultiStreamLM) -> str | None:
     return None
 
 
+def has_dynamic_rope(lm: MultiStreamLM) -> bool:
+    """Whether rotary frequencies follow the longest position read, which only the host can do."""
+    return "dynamic" in str((getattr(lm.config, "rope_parameters", None) or {}).get("rope_type"))
+
+
 def _norm(attention: Any, name: str) -> Tensor | None:
     module = getattr(attention, name, None)
     return None if module is None else module.weight.detach()

@@ -73,7 +73,7 @@ def test_the_end_of_a_pipe_lets_the_model_finish_and_ctrl_d_does_not():
         (["--seed", "3"], "--seed: nothing is drawn"),
         (["--temperature", "nan"], "--temperature nan"),
         (["--save", "/no/such/folder/x.jsonl"], "--save /no/such/folder/x.jsonl: cannot be"),
-        (["--backend", "vllm"], "backend 'vllm': choose from auto, transformers, cpu, prepacked"),
+        (["--backend", "vllm"], "backend 'vllm': choose from auto, transformers, native, cpu"),
         (["--backend", "prepacked:int8"], "choose from prepacked, prepacked:float32, prepacked:bf"),
         (["--model", "no-such"], "no model 'no-such'"),
     ],

@@ -20,7 +20,8 @@ CELL = open_backend("transformers", LM).cell_bytes
 
 
 def engine_of(cells: int, **options: object) -> Engine:
-    return Engine(LM, CODEC, max_cache_bytes=cells * CELL + CELL // 2, **options)  # type: ignore[arg-type]
+    room = cells * CELL + CELL // 2
+    return Engine(LM, CODEC, backend="transformers", max_cache_bytes=room, **options)  # type: ignore[arg-type]
 
 
 def burst(session: Session, tokens: int) -> Session:

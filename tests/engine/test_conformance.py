@@ -64,7 +64,7 @@ def test_backend_conforms_under_the_strict_rule(name: str, check: Callable[..., 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tensorrt", "choose from auto, transformers, cpu, prepacked, llamacpp"),
+        ("tensorrt", "choose from auto, transformers, native, cpu, prepacked, llamacpp, cuda"),
         ("transformers:int8", "no such precision; choose from transformers$"),
         ("prepacked:int8", "choose from prepacked, prepacked:float32, prepacked:bfloat16$"),
     ],

@@ -10,7 +10,7 @@ import torch
 
 from stretto.engine import Engine, Grammar, Limits, SamplingParams, VirtualClock, reference
 from stretto.engine.batch import RowBatch
-from stretto.engine.grammar import GrammarCompiler
+from stretto.engine.grammar import KEPT, GrammarCompiler
 from stretto.engine.reference import Script
 from stretto.engine.sampling import Sampler
 from stretto.engine.testing import play, tiny_codec, tiny_lm
@@ -36,6 +36,13 @@ def compiler() -> GrammarCompiler:
 
 def texts(mask: np.ndarray) -> set[str]:
     return {CODEC.decode([i]) for i in np.flatnonzero(mask[: SPECIAL.silence]).tolist()}
+
+
+def test_only_the_latest_grammars_are_kept(compiler: GrammarCompiler) -> None:
+    for n in range(KEPT + 3):
+        compiler.matcher(Grammar.regex(f"a{{{n + 1}}}"))
+        compiler.matcher(Grammar.regex("a"))  # asked for again and again
+    assert len(compiler._made) == KEPT and Grammar.regex("a") in compiler._made
 
 
 def test_a_message_goes_from_waking_to_end(compiler: GrammarCompiler) -> None:

@@ -141,8 +141,10 @@ def _missing(kind: str) -> str | None:
 
 
 def _is_native(lm: "MultiStreamLM") -> bool:
-    from stretto.models.family import why_not
+    from stretto.models.family import has_dynamic_rope, why_not
 
+    if why_not(lm) is not None or has_dynamic_rope(lm):
+        return False
     dtype = str(lm.base.dtype).removeprefix("torch.")
     fits = lm.device.type == "cpu" and dtype in PRECISIONS["native"]
-    return fits and why_not(lm) is None and _missing("native") is None
+    return fits and _missing("native") is None

@@ -16,7 +16,7 @@ from stretto.engine.backends.cuda_pool import CAPACITY, LINES, Pool
 from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
-from stretto.models.family import FamilyDecoder, why_not
+from stretto.models.family import FamilyDecoder, has_dynamic_rope
 
 
 class CudaBackend:
@@ -117,15 +117,3 @@ class CudaBackend:
 
     def _run(self, bucket: Bucket, packed: Tensor) -> Tensor:
         return self._decoder(self._pool, bucket, packed)
-
-
-def has_dynamic_rope(lm: MultiStreamLM) -> bool:
-    """Whether rotary frequencies follow the longest position read, which only the host can do."""
-    return "dynamic" in str((getattr(lm.config, "rope_parameters", None) or {}).get("rope_type"))
-
-
-def can_run(lm: MultiStreamLM) -> bool:
-    """Whether a model can be run by this back end where it lies, in its own dtype."""
-    dtype = str(lm.base.dtype).removeprefix("torch.")
-    is_fit = dtype in PRECISIONS["cuda"] and not has_dynamic_rope(lm) and why_not(lm) is None
-    return lm.device.type == "cuda" and is_fit

@@ -11,11 +11,17 @@ from torch import Tensor
 from stretto.engine.backends import PRECISIONS
 from stretto.engine.backends.native.blocks import BLOCK, Blocks
 from stretto.engine.backends.native.inputs import Inputs
-from stretto.engine.backends.native.library import LayerPointers, Pass, Sizes, load_library
+from stretto.engine.backends.native.library import (
+    LAYER_FIELDS,
+    LayerPointers,
+    Pass,
+    Sizes,
+    load_library,
+)
 from stretto.engine.batch import PAD_SAMPLE, RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
-from stretto.models.family import FamilyDecoder, Linear
+from stretto.models.family import FamilyDecoder, Linear, has_dynamic_rope
 
 _KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
 
@@ -54,6 +60,8 @@ class NativeBackend:
             raise ConfigError(
                 f"backend native: the model is on {lm.device}; load it with device cpu"
             )
+        if has_dynamic_rope(lm):
+            raise ConfigError("backend native: rotary frequencies follow the length; choose cpu")
         self._lib = load_library(isa)
         self._decoder = decoder = FamilyDecoder(lm)
         self._silence, self._outputs = lm.special.silence, len(decoder.unembed.weight)
@@ -93,67 +101,70 @@ class NativeBackend:
     def forward(self, batch: RowBatch) -> Tensor:
         """Read the cells; logits of the queries, float32 (N, V + 2)."""
         real = batch.samples != PAD_SAMPLE
+        tokens, rows = batch.tokens[real], batch.positions[real]
         number = real.sum(1)
-        first = np.zeros(len(batch.lines) + 1, np.int32)
-        np.cumsum(number, out=first[1:])
-        rows = batch.positions[real]
-        # Queries point into the padded rectangle.
-        select = (np.cumsum(real) - 1)[batch.select].astype(np.int32)
-        tokens = batch.tokens[real]
-        visible = tokens != self._silence
-        lines = [
-            self._blocks.append(line, rows[first[b] : first[b + 1]][visible[first[b] : first[b + 1]]])
-            for b, line in enumerate(batch.lines.tolist())
-        ]
-        old = np.array([line[0] for line in lines], np.int32)
-        counts = visible.cumsum()
-        before = np.concatenate([[0], counts])[first]
-        slots = counts - 1 + np.repeat(old - before[:-1], number)
-        embeds = self._inputs.embed(tokens, batch.streams[real])
+        first = _starts(number)
+        is_kept = tokens != self._silence
+        kept = _starts(np.add.reduceat(is_kept, first[:-1], dtype=np.int64))
+        kept_rows = rows[is_kept]
+        lines = np.array(
+            [
+                self._blocks.append(line, kept_rows[kept[b] : kept[b + 1]])
+                for b, line in enumerate(batch.lines.tolist())
+            ]
+        )
+        old = lines[:, 0]
+        # A cell's place is behind what its line held, among those of its session that stay.
+        slots = is_kept.cumsum() - 1 + np.repeat(old - kept[:-1], number)
         cos, sin = self._inputs.rotary(rows)
+        logits = torch.empty(len(batch.select), self._outputs)
         arrays = {
-            "embeds": embeds,
+            "embeds": self._inputs.embed(tokens, batch.streams[real]),
             "cos": cos,
             "sin": sin,
             "rows": rows.astype(np.int32),
-            "slots": np.where(visible, slots, -1).astype(np.int32),
-            "first": first,
-            "old": old,
-            "length": (old + np.diff(before)).astype(np.int32),
-            "line_rows": np.array([line[1].ctypes.data for line in lines], np.uint64),
-            "blocks": np.array([line[2].ctypes.data for line in lines], np.uint64),
-            "select": select,
+            "slots": np.where(is_kept, slots, -1).astype(np.int32),
+            "first": first.astype(np.int32),
+            "old": old.astype(np.int32),
+            "length": (old + np.diff(kept)).astype(np.int32),
+            "line_rows": lines[:, 1].copy(),
+            "blocks": lines[:, 2].copy(),
+            # Queries point into the padded rectangle.
+            "select": (np.cumsum(real) - 1)[batch.select].astype(np.int32),
+            "logits": logits.numpy(),
         }
-        logits = torch.empty(len(select), self._outputs)
         pointers = {name: array.ctypes.data for name, array in arrays.items()}
-        what = Pass(
-            cells=len(rows), sessions=len(lines), queries=len(select),
-            logits=logits.data_ptr(), **pointers,
-        )  # fmt: skip
-        self._lib.stretto_forward(self._handle, ctypes.byref(what))
+        sizes = {"cells": len(rows), "sessions": len(lines), "queries": len(logits)}
+        self._lib.stretto_forward(self._handle, ctypes.byref(Pass(**sizes, **pointers)))
         return logits
 
-    def read_seconds(self, data: np.ndarray) -> float:
-        """Seconds in which its threads read an array of float32 once."""
-        return self._lib.stretto_read_seconds(self._handle, data.ctypes.data, data.size)
+    def read_bandwidth(self, gibibytes: float = 1.0, rounds: int = 5) -> float:
+        """Bytes a second at which its threads read memory that no cache holds, at best."""
+        data = np.ones(int(gibibytes * 2**28), np.float32)
+        seconds = min(
+            self._lib.stretto_read_seconds(self._handle, data.ctypes.data, data.size)
+            for _ in range(rounds)
+        )
+        return data.nbytes / seconds
 
     def _load(self, decoder: FamilyDecoder) -> None:
         for i in range(decoder.num_layers):
             layer, pointers, held = decoder.layer(i), LayerPointers(), []
-            for name, _ in LayerPointers._fields_:
-                base, _, bias = name.partition("_bias")
-                part: Any = getattr(layer, base if _ else name)
+            for name in LAYER_FIELDS:
+                base, suffix, _ = name.partition("_bias")
+                part: Any = getattr(layer, base)
                 if isinstance(part, Linear):
-                    part = part.bias if _ else part.weight
+                    part = part.bias if suffix else part.weight
                 if part is not None:
-                    array = part.float().contiguous().numpy()
-                    held.append(array)
-                    setattr(pointers, name, array.ctypes.data)
+                    held.append(part.float().contiguous().numpy())
+                    setattr(pointers, name, held[-1].ctypes.data)
             self._lib.stretto_set_layer(self._handle, i, ctypes.byref(pointers))
-        norm, head = decoder.norm.float().numpy(), decoder.unembed
-        unembed = head.weight.float().contiguous().numpy()
-        bias = None if head.bias is None else head.bias.float().numpy()
-        self._lib.stretto_set_head(
-            self._handle, norm.ctypes.data, unembed.ctypes.data,
-            None if bias is None else bias.ctypes.data,
-        )  # fmt: skip
+        tensors = (decoder.norm, decoder.unembed.weight, decoder.unembed.bias)
+        held = [None if x is None else x.float().contiguous().numpy() for x in tensors]
+        where = [None if array is None else array.ctypes.data for array in held]
+        self._lib.stretto_set_head(self._handle, *where)
+
+
+def _starts(numbers: np.ndarray) -> np.ndarray:
+    """Where each of several runs begins, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(numbers)])

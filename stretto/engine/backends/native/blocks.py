@@ -97,19 +97,19 @@ class Blocks:
         if not self._lines:
             self._numbers, self._spare = [], []
 
-    def append(self, number: int, rows: Ints) -> tuple[int, npt.NDArray[np.int32], Ints]:
+    def append(self, number: int, rows: Ints) -> tuple[int, int, int]:
         """Make room for cells behind the others, and note their rows.
 
         Returns:
-            cells there were before; rows of all the line's cells; pointers to its blocks. The
-            arrays hold room for whole blocks and stay until the line is written to again.
+            cells there were before; where the rows of all the line's cells lie; where the pointers
+            to its blocks do. Both hold room for whole blocks and stay until the next call.
         """
         line = self._lines[number]
         old, length = line.length, line.length + len(rows)
         self._reserve(line, length)
         line.rows[old:length] = rows
         line.length = length
-        return old, line.rows, line.pointers
+        return old, line.rows.ctypes.data, line.pointers.ctypes.data
 
     def _reserve(self, line: _Line, length: int) -> None:
         needed = -(-length // BLOCK)

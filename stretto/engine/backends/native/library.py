@@ -28,16 +28,16 @@ class Sizes(Structure):
     ]  # fmt: skip
 
 
+LAYER_FIELDS = (
+    "norm_attention", "qkv", "qkv_bias", "norm_query", "norm_key", "out", "out_bias",
+    "norm_mlp", "gate_up", "gate_up_bias", "down", "down_bias",
+)  # fmt: skip
+
+
 class LayerPointers(Structure):
     """``StrettoLayer``; a null pointer where a model has no such tensor."""
 
-    _fields_ = [
-        (name, c_void_p)
-        for name in (
-            "norm_attention", "qkv", "qkv_bias", "norm_query", "norm_key", "out", "out_bias",
-            "norm_mlp", "gate_up", "gate_up_bias", "down", "down_bias",
-        )
-    ]  # fmt: skip
+    _fields_ = [(name, c_void_p) for name in LAYER_FIELDS]
 
 
 class Pass(Structure):

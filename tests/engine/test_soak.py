@@ -1,0 +1,94 @@
+"""The soak test in short, and that it can fail: a leak, a session that hangs, a table that lies."""
+
+import asyncio
+
+import pytest
+import torch
+from torch import Tensor
+
+from stretto.engine import Engine, WallClock
+from stretto.engine.backends.transformers import TransformersBackend
+from stretto.engine.batch import RowBatch
+from stretto.engine.session import Session
+from stretto.engine.testing import tiny_codec, tiny_lm
+
+pytest.importorskip("psutil")
+clients = pytest.importorskip("benchmarks.clients")  # not in an installed package
+from benchmarks.soak import Soak  # noqa: E402
+
+LM, CODEC = tiny_lm(), tiny_codec()
+
+
+class Leaking(TransformersBackend):
+    """Keeps four megabytes of every pass."""
+
+    def __init__(self) -> None:
+        super().__init__(LM)
+        self._kept: list[Tensor] = []
+
+    def forward(self, batch: RowBatch) -> Tensor:
+        self._kept.append(torch.ones(2**20))
+        return super().forward(batch)
+
+
+class Lying(TransformersBackend):
+    """Tells sessions in company something else than those that are alone."""
+
+    def forward(self, batch: RowBatch) -> Tensor:
+        logits = super().forward(batch)
+        return logits.roll(1, -1) if len(batch.lines) > 1 else logits
+
+
+class Standing(WallClock):
+    """Stands still, so that no deadline ever comes."""
+
+    def now(self) -> float:
+        return 0.0
+
+
+def soak(backend: TransformersBackend, seconds: float, **options: object) -> Soak:
+    engines = [Engine(LM, CODEC, backend=backend, max_sessions=8) for _ in range(2)]
+    return Soak(engines[0], seconds, replay=engines[1], deadline_s=2.0, **options)  # type: ignore[arg-type]
+
+
+def test_nothing_leaks_hangs_or_differs() -> None:
+    report = soak(TransformersBackend(LM), 12, replay_s=4, flat=0.05).run()
+    assert report.problems == []
+    assert set(report.sessions) == set(clients.KINDS)
+    assert report.equal == report.replayed > 0 and report.growth is not None
+
+
+def test_a_leak_is_found() -> None:
+    report = soak(Leaking(), 5, replay_s=0).run()
+    assert any("memory grew by" in problem for problem in report.problems), report.problems
+
+
+def test_a_session_that_hangs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(desk: clients.Desk, kind: str) -> None:
+        # Nobody speaks, nobody closes, and its own clock stands still.
+        session = desk.engine.open(
+            "audit", clock=Standing(), limits=clients.Limits(max_rows=10**6, deadline_s=0.5)
+        )
+        desk.opened(kind, session)
+        async with session:
+            await asyncio.sleep(1000)
+
+    monkeypatch.setattr("benchmarks.soak.KINDS", {"hanging": hang})
+    report = soak(TransformersBackend(LM), 1, margin_s=0.5, replay_s=0).run()
+    assert any("stuck: hanging: row" in problem for problem in report.problems)
+
+
+def test_a_table_that_cannot_be_replayed_is_found() -> None:
+    report = soak(Lying(LM), 3, replay_s=3).run()
+    assert any("replays differ: replay differs from row" in p for p in report.problems)
+
+
+def test_a_client_that_meets_the_unexpected_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def swallow(self: Session, stream: str, text: object, **_: object) -> None:
+        """Takes whatever it is sent, and says nothing."""
+
+    monkeypatch.setattr(Session, "send", swallow)
+    vandals = {"vandal": clients.KINDS["vandal"]}
+    monkeypatch.setattr("benchmarks.soak.KINDS", vandals)
+    report = soak(TransformersBackend(LM), 1, replay_s=0).run()
+    assert any("was not refused" in problem for problem in report.problems)
