@@ -38,7 +38,8 @@ class Team {
         for (auto& worker : workers_) worker.join();
     }
 
-    // Runs a program on all threads; returns when its last phase is over.
+    // Runs a program on all threads; returns when its last phase is over. A thread that comes late
+    // may look at the context afterwards, so that has to live as long as the team.
     void run(Program program, void* context) {
         program_ = program;
         context_ = context;
