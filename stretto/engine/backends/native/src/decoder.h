@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <vector>
 
 #include "attention.h"
@@ -48,7 +49,7 @@ class Decoder {
 
     Decoder(const StrettoSizes& sizes, int threads)
         : s_(sizes), padded_size_(round_up(sizes.head_size, LANES)), layers_(sizes.layers),
-          team_(threads, sizes.layers * 10 + 4) {}
+          team_(threads, sizes.layers * 10 + 4, this) {}
 
     void set_layer(int index, const StrettoLayer& from) {
         Layer& layer = layers_[index];
@@ -85,13 +86,26 @@ class Decoder {
     void forward(const StrettoPass& pass) {
         pass_ = &pass;
         reserve();
-        team_.run(
-            [](Team& team, Team::Place place, void* self) { ((Decoder*)self)->program(team, place); }, this);
+        cells_.store(pass.cells, std::memory_order_relaxed);
+        asked_.store(pass.queries, std::memory_order_relaxed);
+        spans_in_pass_.store((int)jobs_.size(), std::memory_order_relaxed);
+        team_.run([](Team& team, Team::Place place, void* self) { ((Decoder*)self)->program(team, place); });
     }
 
-    Team& team() { return team_; }
+    // Seconds in which all threads read a buffer once.
+    double read_seconds(const float* data, int64_t number) {
+        read_ = data, pieces_ = (int)(number / PIECE);
+        const auto start = std::chrono::steady_clock::now();
+        team_.run([](Team& team, Team::Place place, void* context) {
+            Decoder& self = *(Decoder*)context;
+            team.phase(place, 0, self.pieces_, [&](int i) { self.read_piece(i); });
+        });
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
 
   private:
+    static constexpr int64_t PIECE = 16384;
+
     struct Job {
         int session, head, start;
     };
@@ -103,7 +117,7 @@ class Decoder {
     void reserve() {
         const StrettoPass& p = *pass_;
         if (p.cells > room_) {
-            const int n = room_ = std::max(p.cells, room_ + room_ / 2);
+            const int n = std::max(p.cells, room_ + room_ / 2);
             hidden_ = buffer<float>((size_t)n * s_.hidden);
             qkv_ = buffer<float>((size_t)n * round_up(qkv_width(), LANES));
             queries_ = buffer<float>((size_t)n * s_.heads * padded_size_);
@@ -112,6 +126,7 @@ class Decoder {
             attended_ = buffer<float>((size_t)n * mixed_.padded);
             inner_.resize(n, s_.inner, s_.kind);
             chosen_.resize(n, s_.hidden, s_.kind);
+            room_ = n;
         }
         if (p.queries > room_) {  // a cell may be asked more than once
             chosen_.resize(p.queries, s_.hidden, s_.kind);
@@ -127,14 +142,16 @@ class Decoder {
         }
         const size_t needed = spans_[p.sessions] * (padded_size_ + 2);
         if (needed > partial_room_) {
+            partial_ = buffer<float>(needed + needed / 2);
             partial_room_ = needed + needed / 2;
-            partial_ = buffer<float>(partial_room_);
         }
     }
 
     // Every thread comes by here; false at any phase means that the run is over.
     void program(Team& team, Team::Place place) {
-        const int cells = pass_->cells, asked = pass_->queries, layers = s_.layers, jobs = (int)jobs_.size();
+        // Atomics: a thread that comes late reads them while the next pass is prepared.
+        const int cells = cells_.load(std::memory_order_relaxed), asked = asked_.load(std::memory_order_relaxed);
+        const int jobs = spans_in_pass_.load(std::memory_order_relaxed), layers = s_.layers;
         int at = 0;
         if (!team.phase(place, at++, cells, [&](int n) {
                 std::memcpy(hidden(n), pass_->embeds + (size_t)n * s_.hidden, s_.hidden * sizeof(float));
@@ -349,6 +366,8 @@ class Decoder {
             const float inverse = 1 / total;
             for (int e = 0; e < size; e++) out[e] *= inverse;
         }
+        // What was there was spread: the padding is no longer zero.
+        std::fill(row + s_.heads * size, row + mixed_.padded, 0.0f);
         for (int g = 0; g < mixed_.padded / GROUP; g++) mixed_.put(s_.kind, n, g, row + g * GROUP);
     }
 
@@ -376,6 +395,15 @@ class Decoder {
         }
     }
 
+    void read_piece(int i) {
+        Floats sums[4] = {};
+        const float* p = read_ + i * PIECE;
+        for (int64_t k = 0; k < PIECE; k += 4 * LANES)
+            for (int j = 0; j < 4; j++) sums[j] += load<Floats>(p + k + j * LANES);
+        const float all = sum(sums[0] + sums[1] + sums[2] + sums[3]);
+        if (all == 12345.678f) read_ = nullptr;  // or nothing would have to be read
+    }
+
     StrettoSizes s_;
     int padded_size_, room_ = 0;
     size_t partial_room_ = 0;
@@ -387,6 +415,8 @@ class Decoder {
     Rows normed_, mixed_, inner_, chosen_;
     std::vector<Job> jobs_;
     std::vector<size_t> spans_;
+    std::atomic<int> cells_{0}, asked_{0}, spans_in_pass_{0}, pieces_{0};
+    std::atomic<const float*> read_{nullptr};
     Team team_;
 };
 

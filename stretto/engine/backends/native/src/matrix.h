@@ -8,8 +8,11 @@
 // session is told does not depend, not in one bit, on who shares its pass.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "simd.h"
 
@@ -29,8 +32,10 @@ using Buffer = std::unique_ptr<T[], Free>;
 
 template <class T>
 Buffer<T> buffer(size_t n) {
-    void* p = std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64 + 64);
-    std::memset(p, 0, (n * sizeof(T) + 63) / 64 * 64 + 64);
+    const size_t bytes = (n * sizeof(T) + 63) / 64 * 64 + 64;
+    void* p = std::aligned_alloc(64, bytes);
+    if (!p) throw std::bad_alloc();
+    std::memset(p, 0, bytes);
     return Buffer<T>((T*)p);
 }
 
@@ -83,7 +88,8 @@ struct Rows {
             Floats v = load<Floats>(x + i);
             top = larger(top, v < 0 ? -v : v);
         }
-        const float most = largest(top), scale = most / 127, inverse = most > 0 ? 127 / most : 0;
+        // Next to nothing is nothing: 127 over it would be infinite.
+        const float most = largest(top), scale = most / 127, inverse = most > 1e-30f ? 127 / most : 0;
         const Floats magic = all(12582912.0f);
         int8_t* out = bytes.get() + at;
         Ints total = all(0);
@@ -119,11 +125,10 @@ inline void pack_bytes(uint8_t* panel, uint16_t* scales, int lane, int group, fl
     spread(x);
     float most = 0;
     for (int k = 0; k < GROUP; k++) most = std::max(most, std::fabs(x[k]));
-    // The scale that will be read back is the one to divide by.
-    Floats sixteen = load_half(scales);
-    sixteen[lane] = most / 127;
-    store_half(scales, sixteen);
-    const float scale = load_half(scales)[lane], inverse = scale > 0 ? 1 / scale : 0;
+    // The scale that will be read back is the one to divide by. Half precision has few digits for
+    // small ones: rounded up, none makes a weight larger than 127.
+    scales[lane] = _cvtss_sh(most / 127, _MM_FROUND_TO_POS_INF);
+    const float scale = _cvtsh_ss(scales[lane]), inverse = scale > 0 ? 1 / scale : 0;
     for (int k = 0; k < GROUP; k++) {
         const float whole = std::min(127.0f, std::max(-127.0f, std::nearbyint(x[k] * inverse)));
         panel[(size_t)(group * GROUP + k) / 4 * 64 + lane * 4 + k % 4] = (uint8_t)((int)whole + 128);

@@ -86,8 +86,13 @@ inline float largest(Floats x) {
 // One stage of a Hadamard transform within 16 numbers: sums and differences of lanes S apart.
 template <int S>
 inline Floats stage(Floats x) {
-    Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#ifdef __clang__
+    const Floats other = __builtin_shufflevector(x, x, 0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S, 4 ^ S, 5 ^ S, 6 ^ S, 7 ^ S,
+                                                 8 ^ S, 9 ^ S, 10 ^ S, 11 ^ S, 12 ^ S, 13 ^ S, 14 ^ S, 15 ^ S);
+#else
     const Floats other = __builtin_shuffle(x, lane ^ S);
+#endif
     return other + ((lane & S) ? -x : x);
 }
 

@@ -6,10 +6,12 @@
 #pragma once
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,14 +26,22 @@ class Team {
     };
     using Program = void (*)(Team& team, Place place, void* context);
 
-    Team(int threads, int phases)
-        : threads_(threads), phases_(phases), done_(new Counter<int>[phases]),
+    // `context` is what every program gets. A thread that comes late may begin a program when the
+    // run is over: before its first phase a program may look only at what lives as long as the
+    // team, and at nothing but atomics that change.
+    Team(int threads, int phases, void* context)
+        : threads_(threads), phases_(phases), context_(context), done_(new Counter<int>[phases]),
           next_(new Counter<uint64_t>[(size_t)phases * threads]) {
         open(1);
-        for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { serve(i); });
+        try {
+            for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { serve(i); });
+        } catch (const std::system_error&) {
+            // The system gives no more threads: those there are do all the jobs.
+        }
     }
 
     ~Team() {
+        leave_parent();
         program_ = nullptr;
         run_.fetch_add(1);
         run_.notify_all();
@@ -39,13 +49,13 @@ class Team {
     }
 
     // Runs a program on all threads; returns when its last phase is over.
-    void run(Program program, void* context) {
+    void run(Program program) {
+        leave_parent();
         program_ = program;
-        context_ = context;
         const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
         run_.store(run, std::memory_order_release);
         run_.notify_all();
-        program(*this, {run, 0}, context);
+        program(*this, {run, 0}, context_);
         open(run + 1);
     }
 
@@ -99,6 +109,16 @@ class Team {
         }
     }
 
+    // A forked process has none of the threads, and perhaps half a run of its parent: it goes on
+    // alone. What describes the threads is never freed, for there is nobody to join.
+    void leave_parent() {
+        if (getpid() == owner_) return;
+        owner_ = getpid();
+        new std::vector<std::thread>(std::move(workers_));
+        workers_.clear();
+        open(run_.load() + 1);
+    }
+
     static void rest(int spins) {
         __builtin_ia32_pause();
         if (spins > 4096) sched_yield();
@@ -118,12 +138,13 @@ class Team {
         }
     }
 
-    int threads_, phases_;
+    const int threads_, phases_;
+    void* const context_;
+    pid_t owner_ = getpid();
     std::unique_ptr<Counter<int>[]> done_;
     std::unique_ptr<Counter<uint64_t>[]> next_;
     std::atomic<uint32_t> run_{0};
     std::atomic<Program> program_{nullptr};
-    std::atomic<void*> context_{nullptr};
     std::vector<std::thread> workers_;
 };
 
