@@ -47,7 +47,7 @@ def read(backend: Backend, lines: list[int], parts: list[Cells]) -> list[torch.T
     batch = RowBatch(
         np.array(lines), tokens, streams, rows, samples, select, none, none.astype(float), []
     )
-    return list(backend.forward(batch).split([len(part.tokens) for part in parts]))
+    return list(backend.forward(batch).clone().split([len(part.tokens) for part in parts]))
 
 
 @dataclass

@@ -18,6 +18,7 @@ from stretto.engine.backends.native.library import (
     Sizes,
     load_library,
 )
+from stretto.engine.backends.native.rows import NativeRows
 from stretto.engine.batch import PAD_SAMPLE, RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
@@ -44,6 +45,7 @@ class NativeBackend:
         precision: what it computes in.
         weight_bytes: of all matrices as stored, which every pass reads.
         cell_bytes: of one cached cell.
+        rows: looks through logits with the decoder's threads.
 
     Raises:
         ConfigError: a model of another family, on another device, an unknown precision, or the
@@ -83,6 +85,8 @@ class NativeBackend:
         weakref.finalize(self, self._lib.stretto_delete, self._handle).atexit = False
         self._inputs = Inputs(lm, decoder)
         self._load(decoder)
+        self._logits = torch.empty(0, self._outputs)
+        self.rows = NativeRows(self._lib, self._handle)
         self.weight_bytes: int = self._lib.stretto_weight_bytes(self._handle)
         self._blocks = Blocks(self._lib.stretto_block_bytes(self._handle))
         self.cell_bytes: int = self._lib.stretto_block_bytes(self._handle) // BLOCK
@@ -106,7 +110,7 @@ class NativeBackend:
 
     @torch.inference_mode()
     def forward(self, batch: RowBatch) -> Tensor:
-        """Read the cells; logits of the queries, float32 (N, V + 2)."""
+        """Read the cells; logits of the queries, float32 (N, V + 2), until the next pass."""
         real = batch.samples != PAD_SAMPLE
         tokens, rows = batch.tokens[real], batch.positions[real]
         number = real.sum(1)
@@ -124,7 +128,7 @@ class NativeBackend:
         # A cell's place is behind what its line held, among those of its session that stay.
         slots = is_kept.cumsum() - 1 + np.repeat(old - kept[:-1], number)
         cos, sin = self._inputs.rotary(rows)
-        logits = torch.empty(len(batch.select), self._outputs)
+        logits = self._room(len(batch.select))
         arrays = {
             "embeds": self._inputs.embed(tokens, batch.streams[real]),
             "cos": cos,
@@ -144,6 +148,12 @@ class NativeBackend:
         sizes = {"cells": len(rows), "sessions": len(lines), "queries": len(logits)}
         self._lib.stretto_forward(self._handle, ctypes.byref(Pass(**sizes, **pointers)))
         return logits
+
+    def _room(self, queries: int) -> Tensor:
+        """Where logits go: the same memory every time, as new pages cost as much as the product."""
+        if queries > len(self._logits):
+            self._logits = torch.empty(max(queries, 2 * len(self._logits)), self._outputs)
+        return self._logits[:queries]
 
     def read_bandwidth(self, gibibytes: float = 1.0, rounds: int = 5) -> float:
         """Bytes a second at which its threads read memory that no cache holds, at best."""

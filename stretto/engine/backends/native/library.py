@@ -52,6 +52,17 @@ class Pass(Structure):
     ]  # fmt: skip
 
 
+class Choice(Structure):
+    """``StrettoChoice``."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("rows", "size", "number")),
+        *((name, c_void_p) for name in (
+            "logits", "which", "temperature", "uniforms", "tokens", "values", "totals",
+        )),
+    ]  # fmt: skip
+
+
 def features() -> frozenset[str]:
     """What the processor can do, in the words of Linux; empty where nobody says."""
     try:
@@ -102,12 +113,13 @@ def load_library(isa: str | None = None) -> Any:
         ("weight_bytes", c_int64, [c_void_p]),
         ("block_bytes", c_int64, [c_void_p]),
         ("forward", c_int, [c_void_p, POINTER(Pass)]),
+        ("choose", c_int, [c_void_p, c_int, POINTER(Choice)]),
         ("read_seconds", c_double, [c_void_p, c_void_p, c_int64]),
         ("delete", None, [c_void_p]),
     ):
         function = getattr(lib, f"stretto_{name}")
         function.restype, function.argtypes = result, arguments
-        if name in ("new", "set_layer", "set_head", "forward"):
+        if name in ("new", "set_layer", "set_head", "forward", "choose"):
             function.errcheck = _check_memory
     return lib
 

@@ -100,8 +100,7 @@ struct Rows {
             typedef int8_t Bytes __attribute__((vector_size(16)));
             store(out + i, __builtin_convertvector(whole, Bytes));
         }
-        int32_t sum = 0;
-        for (int i = 0; i < LANES; i++) sum += total[i];
+        const int32_t sum = fold(total, [](Ints a, Ints b) { return a + b; })[0];
         const size_t g = (size_t)row * (padded / GROUP) + group;
         scales[g] = scale;
         offsets[g] = OFFSET ? -128 * sum : 0;
@@ -258,25 +257,31 @@ template <class Put>
 void multiply(const Matrix& m, int first, int last, const Rows& x, int row, int n, Put put) {
     Floats out[MOST_ROWS];
     // Few rows of bytes in one go, so that each weight comes from memory while others are at work;
-    // many, or floats, in the shape that computes fastest.
+    // many, or floats, in the shape that computes fastest. Equal shares: 7 are 4 and 3, not 6 and 1.
     const int most = m.kind == INT8 && n <= MOST_ROWS ? MOST_ROWS : MOST_ROWS / 2;
-    // Equal shares: 7 rows are 4 and 3, not 6 and 1.
     const int parts = (n + most - 1) / most, width = panels_for((n + parts - 1) / parts);
-    for (int panel = first; panel < last;) {
-        // All rows before the next panels, which are on their way meanwhile.
-        const int panels = panel + width > last ? 1 : width;
-        for (int part = 0, start = 0; part < parts; part++) {
-            const int rows = (n - start + parts - part - 1) / (parts - part);
-            const Tile run = m.kind == INT8       ? tile_for<INT8>(rows, panels)
-                             : m.kind == BFLOAT16 ? tile_for<BFLOAT16>(rows, panels)
-                                                  : tile_for<FLOAT32>(rows, panels);
-            run(m, panel, x, row + start, out);
-            for (int p = 0; p < panels; p++)
-                for (int t = 0; t < rows; t++) put(panel + p, row + start + t, out[p * rows + t]);
-            start += rows;
+    auto share = [&](int i) { return (int)((int64_t)n * i / parts); };
+    auto part = [&](int panel, int panels, int start, int rows) {
+        const Tile run = m.kind == INT8       ? tile_for<INT8>(rows, panels)
+                         : m.kind == BFLOAT16 ? tile_for<BFLOAT16>(rows, panels)
+                                              : tile_for<FLOAT32>(rows, panels);
+        run(m, panel, x, row + start, out);
+        for (int p = 0; p < panels; p++)
+            for (int t = 0; t < rows; t++) put(panel + p, row + start + t, out[p * rows + t]);
+    };
+    // All rows before the next panels, which are on their way meanwhile; with many rows all panels
+    // of a few, because each row's outputs lie in memory pages of their own.
+    if (parts <= 4)
+        for (int panel = first, panels; panel < last; panel += panels) {
+            panels = panel + width > last ? 1 : width;
+            for (int i = 0; i < parts; i++) part(panel, panels, share(i), share(i + 1) - share(i));
         }
-        panel += panels;
-    }
+    else
+        for (int i = 0; i < parts; i++)
+            for (int panel = first, panels; panel < last; panel += panels) {
+                panels = panel + width > last ? 1 : width;
+                part(panel, panels, share(i), share(i + 1) - share(i));
+            }
 }
 
 }  // namespace STRETTO_ISA

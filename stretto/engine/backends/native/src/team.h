@@ -26,11 +26,14 @@ class Team {
     };
     using Program = void (*)(Team& team, Place place, void* context);
 
-    // `context` is what every program gets. A thread that comes late may begin a program when the
-    // run is over: before its first phase a program may look only at what lives as long as the
-    // team, and at nothing but atomics that change.
-    Team(int threads, int phases, void* context)
-        : threads_(threads), phases_(phases), context_(context), done_(new Counter<int>[phases]),
+    // What to run, and on what: one thing, so that no thread gets the halves of two.
+    struct Task {
+        Program program;
+        void* context;
+    };
+
+    Team(int threads, int phases)
+        : threads_(threads), phases_(phases), done_(new Counter<int>[phases]),
           next_(new Counter<uint64_t>[(size_t)phases * threads]) {
         open(1);
         try {
@@ -42,20 +45,22 @@ class Team {
 
     ~Team() {
         leave_parent();
-        program_ = nullptr;
+        task_ = nullptr;
         run_.fetch_add(1);
         run_.notify_all();
         for (auto& worker : workers_) worker.join();
     }
 
-    // Runs a program on all threads; returns when its last phase is over.
-    void run(Program program) {
+    // Runs a task's program on all threads; returns when its last phase is over. A thread that comes
+    // late may begin the program when the run is over: tasks and contexts live as long as the team,
+    // and before its first phase a program looks at nothing that changes but atomics.
+    void run(const Task& task) {
         leave_parent();
-        program_ = program;
+        task_ = &task;
         const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
         run_.store(run, std::memory_order_release);
         run_.notify_all();
-        program(*this, {run, 0}, context_);
+        task.program(*this, {run, 0}, task.context);
         open(run + 1);
     }
 
@@ -132,19 +137,18 @@ class Team {
                 __builtin_ia32_pause();
             run_.wait(seen, std::memory_order_acquire);
             seen = run_.load(std::memory_order_acquire);
-            const Program program = program_;
-            if (!program) return;
-            program(*this, {seen, thread}, context_);
+            const Task* task = task_;
+            if (!task) return;
+            task->program(*this, {seen, thread}, task->context);
         }
     }
 
     const int threads_, phases_;
-    void* const context_;
     pid_t owner_ = getpid();
     std::unique_ptr<Counter<int>[]> done_;
     std::unique_ptr<Counter<uint64_t>[]> next_;
     std::atomic<uint32_t> run_{0};
-    std::atomic<Program> program_{nullptr};
+    std::atomic<const Task*> task_{nullptr};
     std::vector<std::thread> workers_;
 };
 
