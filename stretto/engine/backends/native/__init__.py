@@ -25,6 +25,7 @@ from stretto.models import MultiStreamLM
 from stretto.models.family import FamilyDecoder, Linear, has_dynamic_rope
 
 _KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
+_MOST_HEAD_SIZE = 1024  # `padded` of `put_in_place` in src/decoder.h
 
 
 class NativeBackend:
@@ -67,6 +68,11 @@ class NativeBackend:
         self._lib = load_library(isa)
         self._decoder = decoder = FamilyDecoder(lm)
         self._silence, self._outputs = lm.special.silence, len(decoder.unembed.weight)
+        if decoder.head_size > _MOST_HEAD_SIZE:
+            raise ConfigError(
+                f"backend native: heads of {decoder.head_size} numbers, at most {_MOST_HEAD_SIZE} "
+                "fit; choose transformers"
+            )
         inner = len(decoder.layer(0).gate_up.weight) // 2
         sizes = Sizes(
             decoder.num_layers, decoder.hidden, decoder.heads, decoder.kv_heads,
@@ -75,7 +81,8 @@ class NativeBackend:
             decoder.eps, decoder.scale,
         )  # fmt: skip
         self._handle = self._lib.stretto_new(ctypes.byref(sizes), torch.get_num_threads())
-        weakref.finalize(self, self._lib.stretto_delete, self._handle)
+        # Not at exit, when a thread of Python may still be inside: the process ends them all.
+        weakref.finalize(self, self._lib.stretto_delete, self._handle).atexit = False
         self._inputs = Inputs(lm, decoder)
         self._load(decoder)
         self._logits = torch.empty(0, self._outputs)
@@ -109,7 +116,7 @@ class NativeBackend:
         number = real.sum(1)
         first = _starts(number)
         is_kept = tokens != self._silence
-        kept = _starts(np.add.reduceat(is_kept, first[:-1], dtype=np.int64))
+        kept = _starts(is_kept)[first]
         kept_rows = rows[is_kept]
         lines = np.array(
             [

@@ -160,10 +160,22 @@ namespace STRETTO_ISA {
 struct Choosing {
     int kind;  // 0: likeliest, 1: rank, 2: draw
     StrettoChoice choice;
+    std::atomic<int> rows;
+    std::atomic<bool> no_memory;
+
+    void begin(int wanted, const StrettoChoice& among) {
+        kind = wanted, choice = among, rows = among.rows, no_memory = false;
+    }
 
     static void program(stretto::Team& team, stretto::Team::Place place, void* context) {
-        const Choosing& self = *(const Choosing*)context;
-        team.phase(place, 0, self.choice.rows, [&](int i) { self.row(i); });
+        Choosing& self = *(Choosing*)context;
+        team.phase(place, 0, self.rows, [&](int i) {
+            try {
+                self.row(i);
+            } catch (const std::bad_alloc&) {
+                self.no_memory = true;
+            }
+        });
     }
 
     void row(int i) const {

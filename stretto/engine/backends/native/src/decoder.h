@@ -85,10 +85,12 @@ class Decoder {
     }
 
     void forward(const StrettoPass& pass) {
-        pass_ = pass;  // kept, for a thread that comes late looks at it after the call
+        pass_ = pass;
         reserve();
-        team_.run(
-            [](Team& team, Team::Place place, void* self) { ((Decoder*)self)->program(team, place); }, this);
+        cells_.store(pass.cells, std::memory_order_relaxed);
+        asked_.store(pass.queries, std::memory_order_relaxed);
+        spans_in_pass_.store((int)jobs_.size(), std::memory_order_relaxed);
+        team_.run(task_);
     }
 
     Team& team() { return team_; }
@@ -105,7 +107,7 @@ class Decoder {
     void reserve() {
         const StrettoPass& p = pass_;
         if (p.cells > room_) {
-            const int n = room_ = std::max(p.cells, room_ + room_ / 2);
+            const int n = std::max(p.cells, room_ + room_ / 2);
             hidden_ = buffer<float>((size_t)n * s_.hidden);
             qkv_ = buffer<float>((size_t)n * round_up(qkv_width(), LANES));
             queries_ = buffer<float>((size_t)n * s_.heads * padded_size_);
@@ -114,6 +116,7 @@ class Decoder {
             attended_ = buffer<float>((size_t)n * mixed_.padded);
             inner_.resize(n, s_.inner, s_.kind);
             chosen_.resize(n, s_.hidden, s_.kind);
+            room_ = n;
         }
         if (p.queries > room_) {  // a cell may be asked more than once
             chosen_.resize(p.queries, s_.hidden, s_.kind);
@@ -129,14 +132,16 @@ class Decoder {
         }
         const size_t needed = spans_[p.sessions] * (padded_size_ + 2);
         if (needed > partial_room_) {
+            partial_ = buffer<float>(needed + needed / 2);
             partial_room_ = needed + needed / 2;
-            partial_ = buffer<float>(partial_room_);
         }
     }
 
     // Every thread comes by here; false at any phase means that the run is over.
     void program(Team& team, Team::Place place) {
-        const int cells = pass_.cells, asked = pass_.queries, layers = s_.layers, jobs = (int)jobs_.size();
+        // Atomics: a thread that comes late reads them while the next pass is prepared.
+        const int cells = cells_.load(std::memory_order_relaxed), asked = asked_.load(std::memory_order_relaxed);
+        const int jobs = spans_in_pass_.load(std::memory_order_relaxed), layers = s_.layers;
         int at = 0;
         if (!team.phase(place, at++, cells, [&](int n) {
                 std::memcpy(hidden(n), pass_.embeds + (size_t)n * s_.hidden, s_.hidden * sizeof(float));
@@ -352,6 +357,8 @@ class Decoder {
             const float inverse = 1 / total;
             for (int e = 0; e < size; e++) out[e] *= inverse;
         }
+        // What was there was spread: the padding is no longer zero.
+        std::fill(row + s_.heads * size, row + mixed_.padded, 0.0f);
         for (int g = 0; g < mixed_.padded / GROUP; g++) mixed_.put(s_.kind, n, g, row + g * GROUP);
     }
 
@@ -390,6 +397,9 @@ class Decoder {
     Rows normed_, mixed_, inner_, chosen_;
     std::vector<Job> jobs_;
     std::vector<size_t> spans_;
+    std::atomic<int> cells_{0}, asked_{0}, spans_in_pass_{0};
+    const Team::Task task_ = {
+        [](Team& team, Team::Place place, void* self) { ((Decoder*)self)->program(team, place); }, this};
     Team team_;
 };
 

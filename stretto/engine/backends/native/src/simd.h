@@ -68,13 +68,24 @@ inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 constexpr Ints LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
+// Each lane gets that of the lane S apart.
+template <int S, class V>
+inline V across(V x) {
+#ifdef __clang__
+    return __builtin_shufflevector(x, x, 0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S, 4 ^ S, 5 ^ S, 6 ^ S, 7 ^ S, 8 ^ S, 9 ^ S,
+                                   10 ^ S, 11 ^ S, 12 ^ S, 13 ^ S, 14 ^ S, 15 ^ S);
+#else
+    return __builtin_shuffle(x, LANE ^ S);
+#endif
+}
+
 // All lanes joined into one, halves first.
 template <class V, class Join>
 inline V fold(V x, Join join) {
-    x = join(x, __builtin_shuffle(x, LANE ^ 8));
-    x = join(x, __builtin_shuffle(x, LANE ^ 4));
-    x = join(x, __builtin_shuffle(x, LANE ^ 2));
-    return join(x, __builtin_shuffle(x, LANE ^ 1));
+    x = join(x, across<8>(x));
+    x = join(x, across<4>(x));
+    x = join(x, across<2>(x));
+    return join(x, across<1>(x));
 }
 
 inline float sum(Floats x) {
@@ -86,7 +97,7 @@ inline float largest(Floats x) { return fold(x, larger)[0]; }
 // One stage of a Hadamard transform within 16 numbers: sums and differences of lanes S apart.
 template <int S>
 inline Floats stage(Floats x) {
-    const Floats other = __builtin_shuffle(x, LANE ^ S);
+    const Floats other = across<S>(x);
     return other + ((LANE & S) ? -x : x);
 }
 
