@@ -124,7 +124,7 @@ def test_a_fork_needs_a_place_and_memory() -> None:
     engine.run([parent, waiting])
     assert rows(parent) == rows(waiting) and engine.stats().active == 0
     cell = open_backend("transformers", LM).cell_bytes
-    small = Engine(LM, CODEC, max_cache_bytes=512 * cell)
+    small = Engine(LM, CODEC, backend="transformers", max_cache_bytes=512 * cell)
     parent = small.open(sampling=DONE, prompts={"user": [1] * 200}, clock=clock())
     small.step()
     with pytest.raises(LimitError, match="512 cells has no room for a fork of 128"):

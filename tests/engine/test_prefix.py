@@ -22,7 +22,7 @@ def opened(engine: Engine, user: list[int], **options: object) -> Session:
 
 
 def test_a_beginning_is_read_once() -> None:
-    engine = Engine(LM, CODEC)
+    engine = Engine(LM, CODEC, backend="transformers")
     first = opened(engine, [*SYSTEM, 1, 2, 3])
     engine.run([first])
     before = engine.stats()
@@ -33,7 +33,7 @@ def test_a_beginning_is_read_once() -> None:
     # One cell of the prompt is its own; then four rows, the last of which nobody reads.
     assert (after.prefix_hits, after.prefix_cells, after.cells - before.cells) == (1, 60, 1 + 3)
     assert rows(first) == rows(second)
-    without = Engine(LM, CODEC, prefix_cache=False)
+    without = Engine(LM, CODEC, backend="transformers", prefix_cache=False)
     again = opened(without, [*SYSTEM, 7])
     without.run([again])
     assert rows(again) == rows(second) and without.stats().prefix_hits == 0
@@ -41,7 +41,7 @@ def test_a_beginning_is_read_once() -> None:
 
 def test_sessions_opened_together_share_too() -> None:
     """Also with one that is still alive, and while a long prompt is read in parts."""
-    engine = Engine(LM, CODEC, chunk=25)
+    engine = Engine(LM, CODEC, backend="transformers", chunk=25)
     eight = [opened(engine, [*SYSTEM, i], limits=Limits(max_rows=50)) for i in range(8)]
     while not all(session.rows for session in eight):
         engine.step()
@@ -65,7 +65,7 @@ def test_what_is_asked_is_always_read() -> None:
         made.append(session)
     assert engine.stats().prefix_cells == 60 + 19
     assert np.array_equal(made[0].table.rows, made[1].table.rows)
-    only_inputs = Engine(LM, CODEC)
+    only_inputs = Engine(LM, CODEC, backend="transformers")
     for _i in range(2):
         only_inputs.run([opened(only_inputs, SYSTEM)])
     assert only_inputs.stats().prefix_cells == 59
@@ -116,7 +116,7 @@ def test_tables_are_equal_with_and_without(which: str, data: st.DataObject) -> N
 
 
 def test_kept_beginnings_are_bounded_and_given_up_first() -> None:
-    engine = Engine(LM, CODEC, max_cache_bytes=512 * CELL)
+    engine = Engine(LM, CODEC, backend="transformers", max_cache_bytes=512 * CELL)
     for i in range(6):
         engine.run([opened(engine, [i] * 50)])
     held = engine.open(prompts={"user": [99] * 10}, sampling=DONE, clock=clock())
@@ -132,7 +132,7 @@ def test_kept_beginnings_are_bounded_and_given_up_first() -> None:
 
 
 def test_the_least_recently_used_is_forgotten() -> None:
-    engine = Engine(LM, CODEC, max_cache_bytes=512 * CELL)
+    engine = Engine(LM, CODEC, backend="transformers", max_cache_bytes=512 * CELL)
     for i in (1, 2, 1, 3):
         engine.run([opened(engine, [i] * 50)])
     engine.run([opened(engine, [4])])  # a step in which there are three
@@ -143,7 +143,7 @@ def test_the_least_recently_used_is_forgotten() -> None:
 
 
 def test_longer_beginnings_replace_shorter_ones_and_errors_keep_none() -> None:
-    engine = Engine(LM, CODEC)
+    engine = Engine(LM, CODEC, backend="transformers")
     for cells in (20, 40, 60, 30):
         engine.run([opened(engine, SYSTEM[:cells])])
     engine.step()
