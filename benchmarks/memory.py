@@ -59,10 +59,10 @@ def slope(rests: Sequence[tuple[int, int]]) -> float | None:
     """
     warm = rests[len(rests) // 4 :]
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(warm, 2) if b[0] > a[0]]
-    return statistics.median(slopes) if len(slopes) >= 3 else None
+    return statistics.median(slopes) if len(warm) >= 3 else None
 
 
-def is_leak(rests: Sequence[tuple[int, int]], slope: float) -> bool:
+def is_leak(rests: Sequence[tuple[int, int]], slope: float, noise: int = NOISE) -> bool:
     """Whether a slope is too steep, and came to more than noise."""
     sessions = rests[-1][0] - rests[len(rests) // 4][0]
-    return slope > LEAK and slope * sessions > NOISE
+    return slope > LEAK and slope * sessions > noise

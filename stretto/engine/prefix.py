@@ -18,8 +18,8 @@ from stretto.engine.tick import Ints
 LEAST = 16
 """Cells that must be shared for a copy to be worth it."""
 KEPT = 64
-"""Beginnings that are kept of sessions that are over, however short: each is a line, which some back
-ends make as long as the longest, and each new session is compared with all of them."""
+"""Beginnings that are kept of sessions that are over, however short: each is a line, which some
+back ends make as long as the longest, and each new session is compared with all of them."""
 
 
 @dataclass(frozen=True, eq=False)
