@@ -5,6 +5,8 @@ prompts, sampling and grammars. They read, interrupt, cancel, fork, send nonsens
 the middle, never read, or go without a word. At the end:
 
 * memory is flat: its median in the second quarter and in the last differ by less than 2 %;
+* nothing stays behind: now and then all clients leave and the cache is emptied, and what is still
+  allocated then grows by less than 512 bytes a session;
 * no session is stuck: each was over by its deadline and a margin;
 * every surviving table is replayable, which gives the very same table.
 
@@ -14,7 +16,6 @@ reports what there is.
 
 import argparse
 import asyncio
-import gc
 import random
 import signal
 import statistics
@@ -28,12 +29,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import psutil
-
+from benchmarks import memory
 from benchmarks.clients import KINDS, Desk
 from benchmarks.goal import save
 from benchmarks.machine import facts, line
 from stretto.engine import Engine, Session
+from stretto.engine.replay import replay_many
 from stretto.errors import InputError
 from stretto.models import MultiStreamLM, load_codec
 from stretto.streams import StreamCodec, StreamTable
@@ -41,6 +42,12 @@ from stretto.streams import StreamCodec, StreamTable
 FLAT = 0.02
 MARGIN_S = 5.0
 """Seconds behind its deadline at which a session counts as stuck: longer than any step."""
+RESTS = 12
+"""How often all clients leave."""
+WARM_UP = 8000
+"""Texts that are encoded first: the tokeniser's cache fills up to 10 000 words, some 4 MB."""
+ALONE, TOGETHER = 20, 8
+"""Tables that are replayed one by one, and then at once."""
 EXACT = ("transformers", "float32", "native")
 """Back ends whose tables are the same alone and among others, by parts of their names."""
 
@@ -54,8 +61,11 @@ class Report:
         sessions: opened, by what their client did.
         finished: sessions by finish reason.
         rows: made by all of them.
-        rss: bytes of the process over time.
+        rss: bytes of the process over time, while clients are there.
         growth: share by which the last quarter's median exceeds the second's; None if too short.
+        cached: bytes of the cells that were cached at the same times.
+        rests: how many sessions there had been, and bytes still allocated, when all were gone.
+        left: bytes that each session left behind (see ``memory.slope``); None if too short.
         stuck: what was not over in time.
         crashed: what clients did not expect.
         tables, replayed, equal: that survived; of these played again; and of these the same.
@@ -68,6 +78,9 @@ class Report:
     rows: int = 0
     rss: list[int] = field(default_factory=list)
     growth: float | None = None
+    cached: list[int] = field(default_factory=list)
+    rests: list[tuple[int, int]] = field(default_factory=list)
+    left: float | None = None
     stuck: list[str] = field(default_factory=list)
     crashed: list[str] = field(default_factory=list)
     tables: int = 0
@@ -91,6 +104,7 @@ class Soak:
         margin_s: see ``MARGIN_S``.
         flat: share by which memory may grow; more than ``FLAT`` for runs of seconds only, in which
             allocators still warm up.
+        noise: bytes that may stay behind in all, likewise.
         tell: told the progress, a line at a time.
     """
 
@@ -107,13 +121,14 @@ class Soak:
         replay_s: float = 60.0,
         margin_s: float = MARGIN_S,
         flat: float = FLAT,
+        noise: int = memory.NOISE,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.report = Report()
         self._engine, self._replay_engine, self._is_exact = engine, replay, is_exact
         self._seconds, self._clients, self._replay_s = seconds, clients, replay_s
         self._margin, self._tell, self._seed = margin_s, tell, seed
-        self._flat = flat
+        self._flat, self._noise = flat, noise
         self._rng, self._deck = random.Random(seed), list[str]()
         self._deadline_s = min(deadline_s, max(1.0, seconds / 4))
         self._live: dict[Session, tuple[str, float]] = {}  # kind, and when it was opened
@@ -140,11 +155,13 @@ class Soak:
     # While it runs.
 
     async def _soak(self, file: IO[str], pool: ThreadPoolExecutor) -> None:
-        self._began = time.monotonic()
         self._listen()
         desk = Desk(self._engine, self._rng, self._open, self._deadline_s, pool)
+        for _ in range(WARM_UP):
+            self._engine.codec.encode(desk.text(40))
+        self._began = time.monotonic()
         tasks: set[asyncio.Task[None]] = set()
-        last_look = 0.0
+        last_look = last_rest = 0.0
         while (past := time.monotonic() - self._began) < self._seconds and not self._stop.is_set():
             if len(tasks) < self._clients:
                 tasks.add(asyncio.create_task(self._client(desk)))
@@ -156,11 +173,20 @@ class Soak:
             self._look(file)
             if past - last_look > min(5.0, self._seconds / 60):
                 last_look = past
-                gc.collect()
-                self.report.rss.append(psutil.Process().memory_info().rss)
+                self.report.rss.append(memory.rss())
+                self.report.cached.append(self._engine.stats().cached_bytes)
                 self._progress(past)
+            if past - last_rest > self._seconds / RESTS:
+                await self._rest(file, tasks, pool)
+                last_rest = time.monotonic() - self._began
         self.report.minutes = (time.monotonic() - self._began) / 60
-        await self._drain(file, tasks)
+        self._tell("no more clients; waiting for those who are here")
+        await self._rest(file, tasks, pool)
+        for task in tasks:
+            task.cancel()
+        late = (await asyncio.wait(tasks, timeout=self._margin))[1] if tasks else set()
+        self.report.stuck += [f"{kind}: never over" for kind, _ in self._live.values()]
+        self.report.stuck += ["a client that does not return" for _ in late]
 
     def _listen(self) -> None:
         try:
@@ -212,34 +238,41 @@ class Soak:
             self.report.tables += 1
             file.write(session.table.to_jsonl().rstrip("\n") + "\n")
 
-    async def _drain(self, file: IO[str], tasks: set[asyncio.Task[None]]) -> None:
-        """Nobody comes any more; who is here may stay until its deadline."""
-        self._tell("no more clients; waiting for those who are here")
+    async def _rest(
+        self, file: IO[str], tasks: set[asyncio.Task[None]], pool: ThreadPoolExecutor
+    ) -> None:
+        """Nobody comes; who is here may stay until its deadline. Then see what was left behind."""
+        loop = asyncio.get_running_loop()
         end = time.monotonic() + self._deadline_s + self._margin + 1
-        while self._live and time.monotonic() < end:
+        while (self._live or not all(t.done() for t in tasks)) and time.monotonic() < end:
             # Sessions that nobody reads or serves move only when somebody steps.
-            await asyncio.to_thread(self._engine.step)
+            await loop.run_in_executor(pool, self._engine.step)
             self._look(file)
             await asyncio.sleep(0.01)
-        for task in tasks:
-            task.cancel()
-        late = (await asyncio.wait(tasks, timeout=self._margin))[1] if tasks else set()
-        self.report.stuck += [f"{kind}: never over" for kind, _ in self._live.values()]
-        self.report.stuck += ["a client that does not return" for _ in late]
+        if not self._live and all(task.done() for task in tasks):
+            tasks.clear()
+            self._engine.forget_prefixes()
+            self.report.rests.append((self.report.sessions.total(), memory.held()))
 
     def _progress(self, past: float) -> None:
         report, left = self.report, max(0.0, self._seconds - past)
         self._tell(
             f"{past / 60:.1f} of {self._seconds / 60:.1f} min, {left / 60:.1f} left: "
             f"{report.sessions.total()} sessions ({len(self._live)} live), {report.rows} rows, "
-            f"RSS {report.rss[-1] / 2**20:.0f} MiB, {len(report.stuck)} stuck, "
+            f"RSS {report.rss[-1] / 2**20:.0f} MiB ({report.cached[-1] / 2**20:.0f} cached), "
+            f"{len(report.stuck)} stuck, "
             f"{len(report.crashed)} crashed"
         )
 
     # Afterwards.
 
     def _judge_memory(self) -> None:
-        rss = self.report.rss
+        rss, rests = self.report.rss, self.report.rests
+        self.report.left = left = memory.slope(rests)
+        if left is not None and memory.is_leak(rests, left, self._noise):
+            self.report.problems.append(
+                f"each of {self.report.sessions.total()} sessions left {left:.0f} bytes behind"
+            )
         if len(rss) < 8:
             self.report.problems.append("too short to say anything about memory")
             return
@@ -261,15 +294,15 @@ class Soak:
         lines = path.read_text(encoding="utf-8").splitlines()
         random.Random(self._seed).shuffle(lines)
         end, differing = time.monotonic() + self._replay_s, []
-        for saved in lines:
-            if time.monotonic() > end:
-                break
-            table = StreamTable.from_jsonl(saved, engine.codec)
-            report.replayed += 1
-            try:
-                report.equal += engine.replay(table) == table
-            except InputError as error:
-                differing.append(str(error))
+        while report.replayed < len(lines) and time.monotonic() < end:
+            number = TOGETHER if report.replayed >= ALONE else 1
+            some = lines[report.replayed : report.replayed + number]
+            tables = [StreamTable.from_jsonl(saved, engine.codec) for saved in some]
+            for table, made in zip(tables, replay_many(engine, tables), strict=True):
+                report.replayed += 1
+                report.equal += made == table
+                if isinstance(made, InputError):
+                    differing.append(str(made))
         self._tell(f"replayed {report.replayed} of {report.tables} tables, {report.equal} equal")
         if differing and self._is_exact:
             report.problems.append(f"{len(differing)} replays differ: {differing[0]}")
@@ -313,7 +346,10 @@ def main() -> int:
     for title, counts in (("clients", report.sessions), ("finished", report.finished)):
         print(f"{title}: " + ", ".join(f"{key} {n}" for key, n in counts.most_common()))
     grew = "-" if report.growth is None else f"{100 * report.growth:+.2f} %"
-    print(f"memory, last quarter over second: {grew}; stuck: {len(report.stuck)}; replayed "
+    left = "-" if report.left is None else f"{report.left:+.0f} bytes"
+    cached = max(report.cached, default=0) / 2**20
+    print(f"memory, last quarter over second: {grew} (cached at most {cached:.0f} MiB); left by "
+          f"each session: {left}; stuck: {len(report.stuck)}; replayed "
           f"{report.replayed} of {report.tables} tables, {report.equal} equal"
           + ("" if is_exact else " (need not be on this back end)"))  # fmt: skip
     for problem in report.problems:

@@ -188,6 +188,13 @@ class Engine:
                 evictions=self._memory.evictions,
             )
 
+    def forget_prefixes(self) -> None:
+        """Give back what kept prompts take; if no session is live, the cache takes nothing then."""
+        with self._stepping, self._lock:
+            self._scheduler.retire()
+            if self._prefixes is not None:
+                self._prefixes.shrink(0)
+
     def step(self) -> list[tuple[Session, list[Row]]]:
         """One forward pass for all sessions that have something to do.
 

@@ -1,9 +1,13 @@
 """Asynchronous reading: one background task steps the engine for all open sessions."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
+
+from stretto.errors import ConfigError
 
 if TYPE_CHECKING:
     from stretto.engine.engine import Engine
@@ -15,6 +19,8 @@ class LiveLoop:
     """The background task of an engine, and who waits for what.
 
     Steps run in a thread, so the event loop stays free; all events are set on the event loop.
+    It is always the same thread, for each that computes has an arena of malloc's and a team of
+    OpenMP's of its own.
     """
 
     def __init__(self, engine: "Engine") -> None:
@@ -24,15 +30,28 @@ class LiveLoop:
         self._work = asyncio.Event()
         self._served: list[Session] = []
         self._news: WeakKeyDictionary[Session, asyncio.Event] = WeakKeyDictionary()
+        self._attaching = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "stretto engine")  # ends with the engine
 
     def attach(self, session: "Session") -> None:
-        """Serve a session; starts the background task if there is none on this event loop."""
+        """Serve a session; starts the background task if there is none.
+
+        Raises:
+            ConfigError: the task serves sessions of another event loop.
+        """
         loop = asyncio.get_running_loop()
-        self._served.append(session)
-        self._news[session] = asyncio.Event()
-        if self._loop is not loop or self._task is None or self._task.done():
-            self._loop, self._work = loop, asyncio.Event()
-            self._task = loop.create_task(self._serve(), name="stretto engine")
+        with self._attaching:
+            is_served = self._task is not None and not self._task.done()
+            if self._loop is not loop and is_served and not _is_closed(self._loop):
+                raise ConfigError(
+                    "this engine serves sessions of another event loop (another thread's): wait "
+                    "until they are over, or give each event loop an engine of its own"
+                )
+            self._served.append(session)
+            self._news[session] = asyncio.Event()
+            if self._loop is not loop or not is_served:
+                self._loop, self._work = loop, asyncio.Event()
+                self._task = loop.create_task(self._serve(), name="stretto engine")
         self._work.set()
 
     def announce(self, session: "Session") -> None:
@@ -73,7 +92,8 @@ class LiveLoop:
             self._work.clear()
             is_idle = False
             try:
-                is_idle = not await asyncio.to_thread(self._engine.step)
+                step = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.step)
+                is_idle = not await step
             except Exception as error:
                 # Who took part is over. If that is none of ours, it would fail for ever.
                 if all(session.finish_reason is None for session in self._served):
@@ -98,3 +118,7 @@ class LiveLoop:
             await asyncio.wait_for(self._work.wait(), seconds)
         except TimeoutError:
             return
+
+
+def _is_closed(loop: asyncio.AbstractEventLoop | None) -> bool:
+    return loop is None or loop.is_closed()

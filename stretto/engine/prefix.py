@@ -17,6 +17,9 @@ from stretto.engine.tick import Ints
 
 LEAST = 16
 """Cells that must be shared for a copy to be worth it."""
+KEPT = 64
+"""Beginnings that are kept of sessions that are over, however short: each is a line, which some
+back ends make as long as the longest, and each new session is compared with all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +93,8 @@ class PrefixCache:
             self._forget(kept)
         self._kept.append(_Kept(self._backend.fork(line, len(cells)), cells))
         self.num_cells += blocks(len(cells))
+        if len(self._kept) > KEPT:
+            self._forget(self._kept[0])
 
     def shrink(self, cells: int) -> None:
         """Forget the least recently used until at most so many cells are kept."""

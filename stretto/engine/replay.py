@@ -1,5 +1,6 @@
 """Run a saved table again and check that the same comes out."""
 
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,24 +34,65 @@ def replay(engine: "Engine", table: StreamTable) -> StreamTable:
         InputError: the table lacks what a replay needs, or another token came out (row and
             stream are named).
     """
+    [made] = replay_many(engine, [table])
+    if isinstance(made, InputError):
+        raise made
+    return made
+
+
+def replay_many(engine: "Engine", tables: Sequence[StreamTable]) -> list[StreamTable | InputError]:
+    """As :func:`replay` for several tables in common steps; of each its new table, or the error.
+
+    Raises:
+        LimitError: they are more than the engine lets wait.
+    """
+    made: list[StreamTable | InputError] = [InputError("not replayed")] * len(tables)
+    live = {i: _replaying(engine, table) for i, table in enumerate(tables)}
+    try:
+        while live:
+            for i, one in list(live.items()):
+                try:
+                    next(one)
+                    continue
+                except StopIteration as over:
+                    made[i] = over.value
+                except InputError as error:
+                    made[i] = error
+                del live[i]
+            if live:
+                engine.step()
+    finally:
+        for one in live.values():
+            one.close()
+    return made
+
+
+def _replaying(engine: "Engine", table: StreamTable) -> Generator[None, None, StreamTable]:
+    """Replays a table; whoever drives it steps the engine once between two rounds."""
     session = _open(engine, table)
+    try:
+        yield from _feed(session, table)
+    finally:
+        session.cancel("replayed")
+    return session.table
+
+
+def _feed(session: "Session", table: StreamTable) -> Generator[None, None, None]:
     outputs, first = list(table.streams.outputs), 0
     reseeded = {int(at["row"]): int(at["seed"]) for at in table.meta.get("reseeded", ())}
     for last in np.flatnonzero((table.rows[:, outputs] != ABSENT).any(axis=1)).tolist():
         if first in reseeded:  # by a fork; it drew what the prefill asked with the old seed
             while not session.is_prefilled and session.finish_reason is None:
-                engine.step()
+                yield
             session.reseed(reseeded[first])
         for i in table.streams.inputs:
             tokens = table.rows[first : last + 1, i]
             if (tokens != ABSENT).any():
                 session.send(table.streams[i].name, tokens[tokens != ABSENT].tolist())
         while len(session.rows) <= last and session.finish_reason is None:
-            engine.step()
+            yield
         _compare(table, session, first, last)
         first = last + 1
-    session.cancel("replayed")
-    return session.table
 
 
 def _open(engine: "Engine", table: StreamTable) -> "Session":

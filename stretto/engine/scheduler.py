@@ -180,6 +180,7 @@ class Scheduler:
             if session.line is not None:
                 self._backend.release(session.line)
                 session.line = None
+            session.let_go()
 
     def _admit(self) -> None:
         for session in self._queue:

@@ -246,8 +246,11 @@ class Session(Ending):
 
     @cached_property
     def prefill(self) -> Tick:
-        """The tick of its prompts; empty without prompts."""
-        return self._writer.prompt_tick(self) if self.setup.prompts else empty_tick(self, [])
+        """The tick of its prompts; empty without prompts.
+
+        It does not name its session: kept by it, it would keep it alive until a full collection.
+        """
+        return self._writer.prompt_tick(None) if self.setup.prompts else empty_tick(None, [])
 
     @cached_property
     def prompt_cells(self) -> Ints:
@@ -345,6 +348,11 @@ class Session(Ending):
         elif self._writer.num_quiet >= self.limits.quiet_rows:
             self.finish("quiet")
 
+    def let_go(self) -> None:
+        """Forget what is half read, now that it is over: it would keep the session alive."""
+        with self._lock:
+            self._reading = None
+
     def begin(self, cells: int = 0) -> None:
         """Begin its next tick, if none is being read; to be called when :meth:`width` is above 0.
 
@@ -356,7 +364,7 @@ class Session(Ending):
                 return
             tick = self._write() if self._writer.is_prefilled else self.prefill
             # Drawn now, so that neither the parts nor what happens between them matter.
-            tick = replace(tick, uniforms=self.rng.random(len(tick.outputs)))
+            tick = replace(tick, session=self, uniforms=self.rng.random(len(tick.outputs)))
             self._reading = Reading(tick, self.num_cached)
             self._reading.skip(cells)
             self.num_cached += cells

@@ -1,6 +1,7 @@
 """Asynchronous sessions: one background task, sends from the event loop."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -8,6 +9,7 @@ from stretto import protocols
 from stretto.engine import Engine, Limits, Row, SamplingParams
 from stretto.engine.session import Session
 from stretto.engine.testing import tiny_codec, tiny_lm
+from stretto.errors import ConfigError
 from stretto.streams import READ
 
 LM, CODEC = tiny_lm(READ), tiny_codec()
@@ -95,3 +97,46 @@ def test_engine_and_session_satisfy_the_protocols() -> None:
     engine = Engine(LM, CODEC)
     assert isinstance(engine, protocols.StreamModel)
     assert isinstance(engine.open(), protocols.Session)
+
+
+def test_a_second_event_loop_is_refused_while_the_first_is_served() -> None:
+    engine = Engine(LM, CODEC)
+    limits = Limits(max_rows=10)
+
+    async def other() -> list[Row]:
+        async with engine.open(sampling=TALK, limits=limits) as session:
+            return await read(session)
+
+    async def main() -> list[Row]:
+        async with engine.open(sampling=DONE) as session:  # rests until it is spoken to
+            with pytest.raises(ConfigError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, other())
+            session.send("user", "hi")
+            session.close()
+            return await read(session)
+
+    assert len(asyncio.run(asyncio.wait_for(main(), 60))) >= 3
+    # Loop after loop is fine.
+    assert len(asyncio.run(asyncio.wait_for(other(), 60))) == 10
+
+
+def test_steps_are_made_by_one_thread() -> None:
+    engine, seen = Engine(LM, CODEC), set()
+    step = engine.step
+
+    def noting() -> object:
+        seen.add(threading.get_ident())
+        return step()
+
+    engine.step = noting  # type: ignore[method-assign]
+
+    async def one() -> None:
+        async with engine.open(sampling=TALK, limits=Limits(max_rows=5)) as session:
+            await read(session)
+
+    async def main() -> None:
+        for _ in range(3):
+            await asyncio.gather(*(one() for _ in range(3)))
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert len(seen) == 1

@@ -1,5 +1,8 @@
 """Prompts that begin alike are read once, and no table shows it."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +12,7 @@ from test_schedules import LMS, STOPS
 
 from stretto.engine import Engine, Limits, SamplingParams
 from stretto.engine.backends import open_backend
+from stretto.engine.prefix import KEPT
 from stretto.engine.session import Session
 from stretto.streams import AUDIT, READ, StreamSet
 
@@ -154,3 +158,34 @@ def test_longer_beginnings_replace_shorter_ones_and_errors_keep_none() -> None:
     engine.step()
     assert engine.stats().cached_bytes == 60 * CELL
     assert E not in rows(broken)
+
+
+def test_short_beginnings_do_not_pile_up_and_can_be_given_up() -> None:
+    engine = Engine(LM, CODEC, backend="transformers")
+    for i in range(KEPT + 5):
+        engine.run([opened(engine, [i, *SYSTEM[:20]], limits=Limits(max_rows=1))])
+    assert engine.stats().cached_bytes == KEPT * 21 * CELL
+    engine.run([opened(engine, [4, *SYSTEM[:20]], limits=Limits(max_rows=1))])
+    assert engine.stats().prefix_hits == 0  # forgotten: the least recently used
+    engine.run([opened(engine, [KEPT, *SYSTEM[:20]], limits=Limits(max_rows=1))])
+    assert engine.stats().prefix_hits == 1
+    engine.forget_prefixes()
+    assert engine.stats().cached_bytes == 0
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 100])
+def test_a_session_that_is_over_is_freed_at_once(stop: int) -> None:
+    """With no help of the collector: it holds rows, decoders and matchers."""
+    engine = Engine(LM, CODEC, chunk=25)
+    session = opened(engine, SYSTEM)
+    for _ in range(stop):
+        engine.step()
+    session.cancel()
+    engine.step()
+    ref = weakref.ref(session)
+    gc.disable()
+    try:
+        del session
+        assert ref() is None
+    finally:
+        gc.enable()

@@ -14,9 +14,12 @@ from stretto.engine.testing import tiny_codec, tiny_lm
 
 pytest.importorskip("psutil")
 clients = pytest.importorskip("benchmarks.clients")  # not in an installed package
+from benchmarks import memory  # noqa: E402
 from benchmarks.soak import Soak  # noqa: E402
 
 LM, CODEC = tiny_lm(), tiny_codec()
+SECONDS = 2**22
+"""Bytes that libraries still take in the first seconds: kernels, grammars, threads."""
 
 
 class Leaking(TransformersBackend):
@@ -29,6 +32,18 @@ class Leaking(TransformersBackend):
     def forward(self, batch: RowBatch) -> Tensor:
         self._kept.append(torch.ones(2**20))
         return super().forward(batch)
+
+
+class Dribbling(TransformersBackend):
+    """Keeps 128 kilobytes for every line that it ever gave."""
+
+    def __init__(self) -> None:
+        super().__init__(LM)
+        self._kept: list[bytes] = []
+
+    def open(self) -> int:
+        self._kept.append(bytes(2**17))
+        return super().open()
 
 
 class Lying(TransformersBackend):
@@ -52,7 +67,7 @@ def soak(backend: TransformersBackend, seconds: float, **options: object) -> Soa
 
 
 def test_nothing_leaks_hangs_or_differs() -> None:
-    report = soak(TransformersBackend(LM), 12, replay_s=4, flat=0.05).run()
+    report = soak(TransformersBackend(LM), 12, replay_s=4, flat=0.05, noise=SECONDS).run()
     assert report.problems == []
     assert set(report.sessions) == set(clients.KINDS)
     assert report.equal == report.replayed > 0 and report.growth is not None
@@ -61,6 +76,22 @@ def test_nothing_leaks_hangs_or_differs() -> None:
 def test_a_leak_is_found() -> None:
     report = soak(Leaking(), 5, replay_s=0).run()
     assert any("memory grew by" in problem for problem in report.problems), report.problems
+
+
+def test_a_small_leak_is_found_too() -> None:
+    report = soak(Dribbling(), 8, replay_s=0, flat=0.5, noise=SECONDS).run()
+    assert any("bytes behind" in problem for problem in report.problems), report
+    assert report.left is not None and 2**16 < report.left < 2**19
+
+
+def test_a_kilobyte_a_session_is_a_leak_and_noise_is_none() -> None:
+    leaking = [(200 * i, 10**8 + 1024 * 200 * i) for i in range(12)]
+    left = memory.slope(leaking)
+    assert left == 1024 and memory.is_leak(leaking, left)
+    noisy = [(200 * i, 10**8 + 10**5 * (i % 2)) for i in range(12)]
+    left = memory.slope(noisy)
+    assert left is not None and not memory.is_leak(noisy, left)
+    assert memory.slope(leaking[:2]) is None
 
 
 def test_a_session_that_hangs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
