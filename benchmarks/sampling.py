@@ -13,8 +13,8 @@ from torch import Tensor
 
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import SamplingParams
-from stretto.engine.rows import TorchRows
-from stretto.engine.sampling import Chooser, Sampler, draw_kept, keep
+from stretto.engine.rows import Chooser, TorchRows
+from stretto.engine.sampling import Sampler
 from stretto.streams import SpecialIds
 
 VOCABULARY = 49152
@@ -25,9 +25,7 @@ TURNS = 5
 def sorted_all(logits: Tensor, chooser: Chooser, uniforms: Tensor) -> Tensor:
     """Every row by a sort of the whole vocabulary."""
     every, size = torch.arange(len(logits)), logits.shape[-1]
-    values, ids, totals = TorchRows().likeliest(logits, every, size, chooser.temperature)
-    weights, _ = keep(values, ids, totals, chooser, size)
-    return draw_kept(ids, weights, uniforms)
+    return TorchRows().cut(logits, every, chooser, uniforms, size)[0]
 
 
 def measure(rows: int, scale: float) -> tuple[float, float, float]:

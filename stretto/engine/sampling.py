@@ -11,7 +11,6 @@ them, the row is sorted after all. The distribution is the same either way.
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import SamplingParams
-from stretto.engine.rows import Rows, TorchRows, place_of, weigh
+from stretto.engine.rows import Chooser, Rows, TorchRows
 from stretto.engine.transfer import put
 from stretto.errors import ConfigError
 from stretto.streams import SpecialIds
@@ -30,22 +29,6 @@ MANY = 4096
 """Among so many it is looked for then; after that the row is sorted."""
 
 _BANNED = float("-inf")
-_ROUNDING = 1e-9  # shares nearer than this are equal: ties cut the same way in any order of sums
-
-
-@dataclass(frozen=True)
-class Chooser:
-    """Sampling parameters as columns, one entry a query (N)."""
-
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    min_p: Tensor
-
-    def of(self, rows: Tensor) -> Self:
-        """Those of some queries."""
-        columns = (self.temperature, self.top_k, self.top_p, self.min_p)
-        return type(self)(*(column[rows] for column in columns))
 
 
 def penalise(logits: Tensor, histories: list[tuple[int, np.ndarray]], penalty: Tensor) -> None:
@@ -59,47 +42,6 @@ def penalise(logits: Tensor, histories: list[tuple[int, np.ndarray]], penalty: T
     had, factor = logits[rows, tokens], penalty[rows].to(logits.dtype)
     # A token heard twice is written twice with the same value.
     logits[rows, tokens] = torch.where(had > 0, had / factor, had * factor)
-
-
-def keep(
-    values: Tensor, ids: Tensor, totals: Tensor, chooser: Chooser, num_tokens: int
-) -> tuple[Tensor, Tensor]:
-    """Temperature, top-k, top-p and min-p, looking for the cut among the likeliest tokens.
-
-    Args:
-        values: logits of the likeliest tokens, in order (N, K).
-        ids: these tokens, ties by id (N, K).
-        totals: sum of the weights of all tokens (N).
-        chooser: the parameters.
-        num_tokens: how many tokens there are (V); with K = V every cut is found.
-
-    Returns:
-        the tokens' unnormalised probabilities (N, K), 0 for what is not kept; and whether the cut
-        was found (N), without which they mean nothing.
-    """
-    size = values.shape[-1]
-    weights = weigh(values, chooser.temperature)
-    place = torch.arange(size, device=values.device)
-    top_k = torch.where(chooser.top_k > 0, chooser.top_k, num_tokens)
-    in_top = (place < top_k[:, None]) & (values > _BANNED)
-    weights = weights.masked_fill(~in_top, 0.0)
-    total = torch.where(top_k <= size, weights.sum(-1), totals)
-    # The token that crosses the share still counts.
-    goal = torch.where(chooser.top_p < 1, chooser.top_p - _ROUNDING, 2.0) * total
-    is_first = place == 0
-    kept = in_top & (is_first | (weights.cumsum(-1) - weights < goal[:, None]))
-    kept &= weights >= chooser.min_p[:, None] * (1 - _ROUNDING)
-    last = values.gather(-1, (kept.sum(-1, keepdim=True) - 1).clamp(min=0))[:, 0]
-    # Of tokens tied with the last candidate some may be missing: the cut has to lie above them.
-    is_found = (last > values[:, -1]) | (size == num_tokens)
-    return weights.masked_fill(~kept, 0.0), is_found
-
-
-def draw_kept(ids: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
-    """One of the ids (N, K) by inverse CDF in their order, whatever order they come in: (N,)."""
-    ids, order = ids.sort(dim=-1)
-    place = place_of(weights.gather(-1, order), uniforms)
-    return ids.gather(-1, place[:, None])[:, 0]
 
 
 KEPT = 64
@@ -185,26 +127,19 @@ class Sampler:
         if not len(cut):
             return self._stopped(tokens.cpu().numpy(), which, bank)
         rows = self._put(cut)
-        tokens[rows], found = self._cut(logits, rows, chooser, uniforms, CANDIDATES)
+        tokens[rows], found = self._rows.cut(
+            logits, rows, chooser.of(rows), uniforms[rows], CANDIDATES
+        )
         is_found = torch.ones_like(tokens)
         is_found[rows] = found.to(tokens.dtype)
         chosen, has_cut = torch.stack([tokens, is_found]).cpu().numpy()
         for size in (MANY, self._num_logits):
             wide = np.flatnonzero(has_cut == 0)
             if len(wide):
-                pair = self._cut(logits, self._put(wide), chooser, uniforms, size)
+                rows = self._put(wide)
+                pair = self._rows.cut(logits, rows, chooser.of(rows), uniforms[rows], size)
                 chosen[wide], has_cut[wide] = torch.stack([x.long() for x in pair]).cpu().numpy()
         return self._stopped(chosen, which, bank)
-
-    def _cut(
-        self, logits: Tensor, rows: Tensor, chooser: Chooser, uniforms: Tensor, size: int
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens of these rows, looked for among the likeliest; and whether the cut was there."""
-        few = chooser.of(rows)
-        size = min(size, self._num_logits)
-        values, ids, totals = self._rows.likeliest(logits, rows, size, few.temperature)
-        weights, found = keep(values, ids, totals, few, self._num_logits)
-        return draw_kept(ids, weights, uniforms[rows]), found
 
     def _adjust(self, logits: Tensor, batch: RowBatch, bank: "_Banks") -> Tensor:
         """Penalties, biases and grammars, written into the logits."""

@@ -11,8 +11,8 @@ from stretto.engine.backends.native.library import why_not
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import Limits, SamplingParams
 from stretto.engine.reference import choose, distribution
-from stretto.engine.rows import Rows, TorchRows
-from stretto.engine.sampling import CANDIDATES, Chooser, Sampler, keep
+from stretto.engine.rows import Chooser, Rows, TorchRows, keep, weigh
+from stretto.engine.sampling import CANDIDATES, Sampler
 from stretto.errors import ConfigError
 from stretto.streams import SpecialIds
 
@@ -71,11 +71,10 @@ def chooser(p: SamplingParams) -> Chooser:
 
 def kept_probs(logits: torch.Tensor, p: SamplingParams, size: int) -> torch.Tensor | None:
     """Probabilities (V,), None if the cut is not among the likeliest ``size`` tokens."""
-    cut, first = chooser(p), torch.zeros(1, dtype=torch.int64)
-    values, ids, totals = TorchRows().likeliest(
-        logits[None], first, min(size, len(logits)), cut.temperature
-    )
-    weights, found = keep(values, ids, totals, cut, len(logits))
+    values, ids = logits[None].sort(dim=-1, descending=True, stable=True)
+    size, cut = min(size, len(logits)), chooser(p)
+    values, ids = values[:, :size], ids[:, :size]
+    weights, found = keep(values, weigh(logits[None], cut.temperature).sum(-1), cut, len(logits))
     if not found[0]:
         return None
     return torch.zeros(len(logits)).double().scatter(0, ids[0], weights[0] / weights[0].sum())
@@ -200,12 +199,12 @@ def test_native_rows_find_what_torch_finds(
     logits[torch.tensor(rng.random(logits.shape) < 0.2)] = -torch.inf
     logits[:, 3] = 1.0
     rows, heat = torch.tensor([4, 0, 2]), torch.full((3,), temperature, dtype=torch.float64)
-    for few in (1, 3, min(size, 64)):
-        slow = TorchRows().likeliest(logits, rows, size, heat)
-        fast = ROWS["native"].likeliest(logits, rows, few, heat)
-        assert torch.equal(slow[0][:, :few], fast[0]) and torch.equal(slow[1][:, :few], fast[1])
-        assert torch.allclose(slow[2], fast[2], rtol=1e-12)
     uniforms = torch.tensor(rng.random(3))
+    columns = (heat, rng.choice([0, 1, 7, 200, size + 9], 3), rng.choice([0.3, 0.95, 1.0], 3),
+               rng.choice([0.0, 0.05, 1.0], 3))  # fmt: skip
+    cut = Chooser(*(torch.as_tensor(x, dtype=torch.float64) for x in columns))
+    slow, fast = (ROWS[n].cut(logits, rows, cut, uniforms, size)[0].tolist() for n in ROWS)
+    assert slow == fast
     drawn = [ROWS[name].draw(logits, rows, heat, uniforms).tolist() for name in ROWS]
     assert drawn[0] == drawn[1]
     assert ROWS["native"].argmax(logits).tolist() == [int(row.numpy().argmax()) for row in logits]

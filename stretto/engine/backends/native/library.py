@@ -56,9 +56,9 @@ class Choice(Structure):
     """``StrettoChoice``."""
 
     _fields_ = [
-        *((name, c_int32) for name in ("rows", "size", "number")),
+        *((name, c_int32) for name in ("rows", "size")),
         *((name, c_void_p) for name in (
-            "logits", "which", "temperature", "uniforms", "tokens", "values", "totals",
+            "logits", "which", "temperature", "top_k", "top_p", "min_p", "uniforms", "tokens",
         )),
     ]  # fmt: skip
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stretto.engine.backends.native.library import Choice
+from stretto.engine.rows import Chooser
 
 
 class NativeRows:
@@ -27,15 +28,17 @@ class NativeRows:
         self._choose(0, logits, np.arange(len(logits)), tokens=tokens)
         return torch.from_numpy(tokens)
 
-    def likeliest(
-        self, logits: Tensor, rows: Tensor, size: int, temperature: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As in :class:`~stretto.engine.rows.TorchRows`."""
-        ids, values = np.empty((len(rows), size), np.int64), np.empty((len(rows), size), np.float32)
-        totals = np.empty(len(rows))
-        self._choose(1, logits, rows.numpy(), temperature=temperature.numpy(), number=size,
-                     tokens=ids, values=values, totals=totals)  # fmt: skip
-        return torch.from_numpy(values), torch.from_numpy(ids), torch.from_numpy(totals)
+    def cut(
+        self, logits: Tensor, rows: Tensor, chooser: Chooser, uniforms: Tensor, size: int
+    ) -> tuple[Tensor, Tensor]:
+        """As in :class:`~stretto.engine.rows.TorchRows`, but it looks as far as it has to."""
+        tokens = np.empty(len(rows), np.int64)
+        columns = {
+            name: getattr(chooser, name).numpy()
+            for name in ("temperature", "top_k", "top_p", "min_p")
+        }
+        self._choose(1, logits, rows.numpy(), uniforms=uniforms.numpy(), tokens=tokens, **columns)
+        return torch.from_numpy(tokens), torch.ones(len(rows), dtype=torch.bool)
 
     def draw(self, logits: Tensor, rows: Tensor, temperature: Tensor, uniforms: Tensor) -> Tensor:
         """As in :class:`~stretto.engine.rows.TorchRows`."""
@@ -44,13 +47,12 @@ class NativeRows:
                      uniforms=uniforms.numpy(), tokens=tokens)  # fmt: skip
         return torch.from_numpy(tokens)
 
-    def _choose(
-        self, kind: int, logits: Tensor, which: np.ndarray, number: int = 0, **arrays: np.ndarray
-    ) -> None:
-        logits = logits.contiguous()
+    def _choose(self, kind: int, logits: Tensor, which: np.ndarray, **arrays: np.ndarray) -> None:
+        # Contiguous; and numbers that steer come as float64 from the sampler.
+        logits, which = logits.contiguous(), np.ascontiguousarray(which)
         held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         choice = Choice(
-            rows=len(which), size=logits.shape[1], number=number, logits=logits.data_ptr(),
+            rows=len(which), size=logits.shape[1], logits=logits.data_ptr(),
             which=which.ctypes.data, **{name: array.ctypes.data for name, array in held.items()},
         )  # fmt: skip
         self._library.stretto_choose(self._handle, kind, ctypes.byref(choice))

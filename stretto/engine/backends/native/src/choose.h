@@ -1,4 +1,4 @@
-// What sampling asks of rows of logits: the likeliest, the likeliest few and the sum of all, a draw.
+// What sampling asks of rows of logits: the likeliest token, or a draw from all or from a nucleus.
 //
 // Weights are exp((x - largest) / temperature) in double precision, as in engine/sampling.py.
 #pragma once
@@ -91,34 +91,96 @@ inline int64_t likeliest(const Row& row) {
     return 0;  // all are NaN
 }
 
-// The `number` likeliest, ties by id, and the sum of all weights.
-inline void rank(const Row& row, double temperature, int number, int64_t* ids, float* values, double* total) {
-    const int pieces = (row.size + PIECE - 1) / PIECE;
-    std::vector<float> tops(pieces);
-    *total = 0;
-    for (int p = 0; p < pieces; p++) {
-        const int start = p * PIECE, end = std::min(row.size, start + PIECE);
-        tops[p] = row.value(start);
-        for (int i = start + 1; i < end; i++) tops[p] = std::max(tops[p], row.value(i));
-        *total += row.weights(start, temperature);
+// What may be drawn of a row: engine/params.py has the words.
+struct Cut {
+    double temperature, top_p, min_p;
+    int top_k;  // 0: all
+};
+
+// Tokens with their weights, likeliest first, ties by id; as many as are needed to find the cut.
+class Nucleus {
+  public:
+    Nucleus(const Row& row, const Cut& cut) : row_(row), cut_(cut), tops_((row.size + PIECE - 1) / PIECE) {
+        for (int p = 0; p < (int)tops_.size(); p++) {
+            const int start = p * PIECE, end = std::min(row.size, start + PIECE);
+            tops_[p] = row.value(start);
+            for (int i = start + 1; i < end; i++) tops_[p] = std::max(tops_[p], row.value(i));
+            total_ += row.weights(start, cut.temperature);
+        }
+        // What top-p is a share of: the tokens that top-k leaves.
+        const int top = cut.top_k > 0 ? std::min(cut.top_k, row.size) : row.size;
+        for (int number = std::min(row.size, std::max(128, top < row.size ? top : 0));; number *= 8) {
+            number = std::min(number, row.size);
+            rank(number);
+            if (keep(number, top)) return;
+        }
     }
-    // So many pieces have a token at least this likely, so no fewer tokens are.
-    float bound = -std::numeric_limits<float>::infinity();
-    if (pieces > number) {
-        std::vector<float> sorted(tops);
-        std::nth_element(sorted.begin(), sorted.begin() + number - 1, sorted.end(), std::greater<float>());
-        bound = sorted[number - 1];
+
+    int64_t draw(double uniform) {
+        std::sort(kept_.begin(), kept_.end());
+        double total = 0, sum = 0;
+        for (const auto& [id, weight] : kept_) total += weight;
+        const double goal = std::min(uniform * total, std::nextafter(total, 0.0));
+        int64_t last = kept_[0].first;
+        for (const auto& [id, weight] : kept_) {
+            if (weight <= 0) continue;
+            sum += weight, last = id;
+            if (sum > goal) break;
+        }
+        return last;
     }
-    std::vector<std::pair<float, int>> found;
-    for (int p = 0; p < pieces; p++) {
-        if (tops[p] < bound) continue;
-        for (int i = p * PIECE; i < std::min(row.size, (p + 1) * PIECE); i++)
-            if (row.value(i) >= bound) found.emplace_back(-row.value(i), i);
+
+  private:
+    // The likeliest `number` tokens.
+    void rank(int number) {
+        // So many pieces have a token at least this likely, so no fewer tokens are.
+        float bound = -std::numeric_limits<float>::infinity();
+        if ((int)tops_.size() > number) {
+            std::vector<float> sorted(tops_);
+            std::nth_element(sorted.begin(), sorted.begin() + number - 1, sorted.end(), std::greater<float>());
+            bound = sorted[number - 1];
+        }
+        found_.clear();
+        for (int p = 0; p < (int)tops_.size(); p++) {
+            if (tops_[p] < bound) continue;
+            for (int i = p * PIECE; i < std::min(row_.size, (p + 1) * PIECE); i++)
+                if (row_.value(i) >= bound) found_.emplace_back(-row_.value(i), i);
+        }
+        if ((int)found_.size() > number) std::nth_element(found_.begin(), found_.begin() + number - 1, found_.end());
+        std::sort(found_.begin(), found_.begin() + number);
     }
-    if ((int)found.size() > number) std::nth_element(found.begin(), found.begin() + number - 1, found.end());
-    std::sort(found.begin(), found.begin() + number);
-    for (int i = 0; i < number; i++) values[i] = -found[i].first, ids[i] = found[i].second;
-}
+
+    // Keeps what the cut leaves of them; false if it may lie further on.
+    bool keep(int number, int top) {
+        constexpr double rounding = 1e-9;  // engine/sampling.py
+        double share = 0;
+        std::vector<double> weights(number);
+        for (int i = 0; i < number; i++) {
+            const double far = (-(double)found_[i].first - (double)row_.most) / cut_.temperature;
+            weights[i] = std::exp(far);
+            if (i < top) share += weights[i];
+        }
+        const double all = top < row_.size ? share : total_;
+        const double goal = cut_.top_p < 1 ? (cut_.top_p - rounding) * all : std::numeric_limits<double>::infinity();
+        double before = 0;
+        kept_.clear();
+        int i = 0;
+        for (; i < std::min(number, top); i++) {
+            if (-found_[i].first == -std::numeric_limits<float>::infinity()) break;
+            if (i && (before >= goal || weights[i] < cut_.min_p * (1 - rounding))) break;
+            kept_.emplace_back(found_[i].second, weights[i]);
+            before += weights[i];
+        }
+        return i < number || number == row_.size || i == top;
+    }
+
+    const Row& row_;
+    const Cut& cut_;
+    double total_ = 0;
+    std::vector<float> tops_;
+    std::vector<std::pair<float, int>> found_;  // minus the logit, and the token
+    std::vector<std::pair<int64_t, double>> kept_;
+};
 
 // One token by inverse CDF in the order of ids; one of weight 0 is never drawn.
 inline int64_t draw(const Row& row, double temperature, double uniform) {
@@ -143,22 +205,20 @@ inline int64_t draw(const Row& row, double temperature, double uniform) {
 
 }  // namespace STRETTO_ISA
 
-// Rows of logits at hand, and what is wanted of them; pointers are null where they are not needed.
+// Rows of logits at hand, and how to choose from them; pointers are null where they are not needed.
 extern "C" struct StrettoChoice {
-    int32_t rows, size, number;      // queries, V, how many of the likeliest
-    const float* logits;             // (rows of all, V)
-    const int64_t* which;            // (rows): index of each row
-    const double *temperature, *uniforms;  // (rows)
-    int64_t* tokens;                 // (rows), or (rows, number) of rank
-    float* values;                   // (rows, number)
-    double* totals;                  // (rows)
+    int32_t rows, size;     // queries, V
+    const float* logits;    // (rows of all, V)
+    const int64_t* which;   // (rows): index of each row
+    const double *temperature, *top_k, *top_p, *min_p, *uniforms;  // (rows)
+    int64_t* tokens;        // (rows)
 };
 
 namespace STRETTO_ISA {
 
 // A choice at work. It must outlive the run: a thread that comes late still looks at it.
 struct Choosing {
-    int kind;  // 0: likeliest, 1: rank, 2: draw
+    int kind;  // 0: the likeliest, 1: a draw from what cuts leave, 2: from all
     StrettoChoice choice;
     std::atomic<int> rows;
     std::atomic<bool> no_memory;
@@ -184,8 +244,7 @@ struct Choosing {
         if (kind == 0)
             c.tokens[i] = likeliest(row);
         else if (kind == 1)
-            rank(row, c.temperature[i], c.number, c.tokens + (size_t)i * c.number,
-                 c.values + (size_t)i * c.number, c.totals + i);
+            c.tokens[i] = Nucleus(row, {c.temperature[i], c.top_p[i], c.min_p[i], (int)c.top_k[i]}).draw(c.uniforms[i]);
         else
             c.tokens[i] = draw(row, c.temperature[i], c.uniforms[i]);
     }
