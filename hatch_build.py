@@ -80,12 +80,16 @@ def compile_all() -> None:
         command = [str(compiler()), *options, str(SOURCE)]
         job = subprocess.Popen([*command, "-o", str(unfinished)], stderr=subprocess.PIPE)
         running.append((job, unfinished, target))
+    failures = []
     for job, unfinished, target in running:
         _, errors = job.communicate()
         if job.returncode:
             unfinished.unlink(missing_ok=True)
-            raise subprocess.CalledProcessError(job.returncode, job.args, stderr=errors)
-        unfinished.rename(target)  # a process that has the old one open keeps it
+            failures.append(subprocess.CalledProcessError(job.returncode, job.args, stderr=errors))
+        else:
+            unfinished.rename(target)  # a process that has the old one open keeps it
+    if failures:
+        raise failures[0]
 
 
 if __name__ == "__main__":

@@ -232,7 +232,7 @@ def _engine() -> tuple[str, Engine]:
     """An engine of the shipped checkpoint on the fast back end."""
     lm = MultiStreamLM.from_pretrained(MODEL, device="cpu")
     name, backend = open_fast(lm)
-    return name, Engine(lm, load_codec(MODEL), backend=backend)
+    return name, Engine(lm, load_codec(MODEL), backend=backend, prefix_cache=False)
 
 
 @cache

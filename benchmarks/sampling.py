@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import SamplingParams
+from stretto.engine.rows import TorchRows
 from stretto.engine.sampling import Chooser, Sampler, draw_kept, keep
 from stretto.streams import SpecialIds
 
@@ -23,7 +24,9 @@ TURNS = 5
 
 def sorted_all(logits: Tensor, chooser: Chooser, uniforms: Tensor) -> Tensor:
     """Every row by a sort of the whole vocabulary."""
-    ids, weights, _ = keep(logits, chooser, logits.shape[-1])
+    every, size = torch.arange(len(logits)), logits.shape[-1]
+    values, ids, totals = TorchRows().likeliest(logits, every, size, chooser.temperature)
+    weights, _ = keep(values, ids, totals, chooser, size)
     return draw_kept(ids, weights, uniforms)
 
 

@@ -221,7 +221,7 @@ def _read_both(
                      np.zeros(len(select)), [])  # fmt: skip
     logits = backend.forward(batch)
     assert isinstance(logits, torch.Tensor)
-    out = logits.float().cpu().numpy()
+    out = logits.float().cpu().numpy().copy()  # the next pass may write to the same memory
     return out.reshape(len(lines), -1) if len(lines) > 1 else out
 
 

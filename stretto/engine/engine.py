@@ -78,7 +78,8 @@ class Engine:
         self.model, self.codec = lm, codec
         self._checker = Checker(lm, codec, tuple(stop_ids))
         self._backend = open_backend(backend, lm) if isinstance(backend, str) else backend
-        self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device)
+        rows = getattr(self._backend, "rows", None)  # most leave it to torch
+        self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device, rows)
         self._max_cache_bytes = max_cache_bytes
         self._memory = Memory(self._backend, max_cache_bytes)
         self._prefixes = PrefixCache(self._backend) if prefix_cache else None

@@ -19,12 +19,15 @@ from torch import Tensor
 
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import SamplingParams
+from stretto.engine.rows import Rows, TorchRows, place_of, weigh
 from stretto.engine.transfer import put
 from stretto.errors import ConfigError
 from stretto.streams import SpecialIds
 
 CANDIDATES = 128
-"""Tokens among which the end of a nucleus is looked for before a row is sorted."""
+"""Tokens among which the end of a nucleus is looked for at first."""
+MANY = 4096
+"""Among so many it is looked for then; after that the row is sorted."""
 
 _BANNED = float("-inf")
 _ROUNDING = 1e-9  # shares nearer than this are equal: ties cut the same way in any order of sums
@@ -58,35 +61,29 @@ def penalise(logits: Tensor, histories: list[tuple[int, np.ndarray]], penalty: T
     logits[rows, tokens] = torch.where(had > 0, had / factor, had * factor)
 
 
-def weigh(logits: Tensor, temperature: Tensor) -> Tensor:
-    """Unnormalised probabilities (N, V) in float64; the likeliest token has 1."""
-    logits = logits.double()
-    # The difference first: a tiny temperature makes it infinite, but never NaN.
-    return ((logits - logits.amax(-1, keepdim=True)) / temperature[:, None]).exp()
-
-
-def keep(logits: Tensor, chooser: Chooser, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def keep(
+    values: Tensor, ids: Tensor, totals: Tensor, chooser: Chooser, num_tokens: int
+) -> tuple[Tensor, Tensor]:
     """Temperature, top-k, top-p and min-p, looking for the cut among the likeliest tokens.
 
     Args:
-        logits: (N, V) in float32.
+        values: logits of the likeliest tokens, in order (N, K).
+        ids: these tokens, ties by id (N, K).
+        totals: sum of the weights of all tokens (N).
         chooser: the parameters.
-        size: how many tokens to look at (K); with K = V every cut is found.
+        num_tokens: how many tokens there are (V); with K = V every cut is found.
 
     Returns:
-        token ids (N, K) and their unnormalised probabilities (N, K), 0 for what is not kept; and
-        whether the cut was found (N), without which the other two mean nothing.
+        the tokens' unnormalised probabilities (N, K), 0 for what is not kept; and whether the cut
+        was found (N), without which they mean nothing.
     """
-    size = min(size, logits.shape[-1])
-    values, ids = _likeliest(logits, size)
+    size = values.shape[-1]
     weights = weigh(values, chooser.temperature)
-    place = torch.arange(size, device=logits.device)
-    top_k = torch.where(chooser.top_k > 0, chooser.top_k, logits.shape[-1])
+    place = torch.arange(size, device=values.device)
+    top_k = torch.where(chooser.top_k > 0, chooser.top_k, num_tokens)
     in_top = (place < top_k[:, None]) & (values > _BANNED)
     weights = weights.masked_fill(~in_top, 0.0)
-    total = weights.sum(-1)
-    if size < logits.shape[-1]:
-        total = torch.where(top_k <= size, total, weigh(logits, chooser.temperature).sum(-1))
+    total = torch.where(top_k <= size, weights.sum(-1), totals)
     # The token that crosses the share still counts.
     goal = torch.where(chooser.top_p < 1, chooser.top_p - _ROUNDING, 2.0) * total
     is_first = place == 0
@@ -94,33 +91,14 @@ def keep(logits: Tensor, chooser: Chooser, size: int) -> tuple[Tensor, Tensor, T
     kept &= weights >= chooser.min_p[:, None] * (1 - _ROUNDING)
     last = values.gather(-1, (kept.sum(-1, keepdim=True) - 1).clamp(min=0))[:, 0]
     # Of tokens tied with the last candidate some may be missing: the cut has to lie above them.
-    is_found = (last > values[:, -1]) | (size == logits.shape[-1])
-    return ids, weights.masked_fill(~kept, 0.0), is_found
-
-
-def _likeliest(logits: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Values and ids (N, size), likeliest first, ties by id."""
-    if size == logits.shape[-1]:
-        values, ids = logits.sort(dim=-1, descending=True, stable=True)
-        return values, ids
-    ids = logits.topk(size, sorted=False).indices.sort(dim=-1).values
-    values, order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
-    return values, ids.gather(-1, order)
-
-
-def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """One place a query (N,) by inverse CDF over (N, K); one of weight 0 is never drawn."""
-    cdf = weights.cumsum(-1)
-    total = cdf[:, -1:]
-    # u * total may round up to the total, behind which there is nothing.
-    goal = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, total * 0))
-    return torch.searchsorted(cdf, goal, right=True)[:, 0]
+    is_found = (last > values[:, -1]) | (size == num_tokens)
+    return weights.masked_fill(~kept, 0.0), is_found
 
 
 def draw_kept(ids: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
-    """As :func:`draw` in the order of ids (N, K), whatever order they come in: token ids (N,)."""
+    """One of the ids (N, K) by inverse CDF in their order, whatever order they come in: (N,)."""
     ids, order = ids.sort(dim=-1)
-    place = draw(weights.gather(-1, order), uniforms)
+    place = place_of(weights.gather(-1, order), uniforms)
     return ids.gather(-1, place[:, None])[:, 0]
 
 
@@ -137,14 +115,22 @@ class Sampler:
         num_logits: tokens of the model, silence and end included (V).
         special: ids of silence and end.
         device: where logits are.
+        rows: looks through them; by default torch does.
     """
 
-    def __init__(self, num_logits: int, special: SpecialIds, device: torch.device) -> None:
+    def __init__(
+        self,
+        num_logits: int,
+        special: SpecialIds,
+        device: torch.device,
+        rows: Rows | None = None,
+    ) -> None:
+        self._rows = rows or TorchRows()
         self._num_logits, self._special, self._device = num_logits, special, device
         self._lock = threading.Lock()
         self._ids: dict[SamplingParams, int] = {}
         self._params: list[SamplingParams] = []
-        self._masks: list[Tensor] = []
+        self._biases: list[_Bias | None] = []
         self._stops: list[np.ndarray] = []
         self._banks: _Banks | None = None
 
@@ -161,11 +147,11 @@ class Sampler:
         """
         number = self._ids.pop(params, None)
         if number is None:
-            mask, stops = self._bias(params), self._stop_mask(params)
+            bias, stops = self._bias(params), self._stop_mask(params)
             with self._lock:
                 number = self._place(used)
                 self._params[number:] = [params, *self._params[number + 1 :]]
-                self._masks[number:] = [mask, *self._masks[number + 1 :]]
+                self._biases[number:] = [bias, *self._biases[number + 1 :]]
                 self._stops[number:] = [stops, *self._stops[number + 1 :]]
                 self._banks = None
         self._ids[params] = number  # the last used is last
@@ -179,15 +165,15 @@ class Sampler:
         return len(self._params) if oldest is None else self._ids.pop(oldest)
 
     def sample(self, logits: Tensor, batch: RowBatch) -> np.ndarray:
-        """A token for each query: (N, V) logits to int64 (N,).
+        """A token for each query: (N, V) logits, which it may write to, to int64 (N,).
 
-        Waits for the device once; a second time only for rows that had to be sorted.
+        Waits for the device once; again only for rows whose cut was not found at first.
         """
         with self._lock:
             bank = self._bank()
         which = batch.sampling_ids
         logits = self._adjust(logits.float(), batch, bank)
-        tokens = logits.argmax(-1)
+        tokens = self._rows.argmax(logits)
         cut, free = np.flatnonzero(bank.cuts[which]), np.flatnonzero(bank.draws[which])
         if not len(cut) and not len(free):
             return self._stopped(tokens.cpu().numpy(), which, bank)
@@ -195,38 +181,46 @@ class Sampler:
         uniforms = self._put(batch.uniforms)
         if len(free):
             rows = self._put(free)
-            weights = weigh(_take(logits, rows), chooser.temperature[rows])
-            tokens[rows] = draw(weights, uniforms[rows])
+            tokens[rows] = self._rows.draw(logits, rows, chooser.temperature[rows], uniforms[rows])
         if not len(cut):
             return self._stopped(tokens.cpu().numpy(), which, bank)
         rows = self._put(cut)
-        ids, weights, found = keep(_take(logits, rows), chooser.of(rows), CANDIDATES)
-        tokens[rows] = draw_kept(ids, weights, uniforms[rows])
+        tokens[rows], found = self._cut(logits, rows, chooser, uniforms, CANDIDATES)
         is_found = torch.ones_like(tokens)
         is_found[rows] = found.to(tokens.dtype)
         chosen, has_cut = torch.stack([tokens, is_found]).cpu().numpy()
-        wide = np.flatnonzero(has_cut == 0)
-        if len(wide):
-            rows = self._put(wide)
-            ids, weights, _ = keep(_take(logits, rows), chooser.of(rows), self._num_logits)
-            chosen[wide] = draw_kept(ids, weights, uniforms[rows]).cpu().numpy()
+        for size in (MANY, self._num_logits):
+            wide = np.flatnonzero(has_cut == 0)
+            if len(wide):
+                pair = self._cut(logits, self._put(wide), chooser, uniforms, size)
+                chosen[wide], has_cut[wide] = torch.stack([x.long() for x in pair]).cpu().numpy()
         return self._stopped(chosen, which, bank)
 
+    def _cut(
+        self, logits: Tensor, rows: Tensor, chooser: Chooser, uniforms: Tensor, size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of these rows, looked for among the likeliest; and whether the cut was there."""
+        few = chooser.of(rows)
+        size = min(size, self._num_logits)
+        values, ids, totals = self._rows.likeliest(logits, rows, size, few.temperature)
+        weights, found = keep(values, ids, totals, few, self._num_logits)
+        return draw_kept(ids, weights, uniforms[rows]), found
+
     def _adjust(self, logits: Tensor, batch: RowBatch, bank: "_Banks") -> Tensor:
-        """Penalties, biases and grammars; logits that nobody changes stay where they are."""
+        """Penalties, biases and grammars, written into the logits."""
         which = batch.sampling_ids
-        biased = np.flatnonzero(bank.biases[which])
-        if not len(biased) and not batch.histories and not batch.matchers:
-            return logits
-        logits = logits.clone()
+        # First what may fail: nothing is written then, and others can be sampled again.
+        masks = [matcher.mask() for _, matcher in batch.matchers]
         penalise(logits, batch.histories, bank.columns[self._put(which), 4])
-        if len(biased):
-            rows = self._put(biased)
-            logits[rows] += bank.masks[self._put(which[biased])]
-        if batch.matchers:
+        biases = [(n, *bank.biases[i]) for n, i in enumerate(which.tolist()) if bank.biases[i]]
+        if biases:
+            rows = np.repeat([n for n, _, _ in biases], [len(ids) for _, ids, _ in biases])
+            ids, values = (np.concatenate([bias[k] for bias in biases]) for k in (1, 2))
+            where = self._put(rows), self._put(ids)
+            logits[where] += self._put(values)
+        if masks:
             rows = self._put(np.array([n for n, _ in batch.matchers], np.int64))
-            may = self._put(np.stack([matcher.mask() for _, matcher in batch.matchers]))
-            allowed = logits[rows].masked_fill(~may, _BANNED)
+            allowed = logits[rows].masked_fill(~self._put(np.stack(masks)), _BANNED)
             # Grammar and parameters may leave nothing: then the message is over.
             is_stuck = (allowed == _BANNED).all(-1)
             end = allowed[:, self._special.end]
@@ -249,17 +243,16 @@ class Sampler:
             has_cut = np.array([p.top_k > 0 or p.top_p < 1 or p.min_p > 0 for p in self._params])
             is_warm = np.array([p.temperature > 0 for p in self._params])
             self._banks = _Banks(
-                masks=torch.stack(self._masks).to(self._device),
                 columns=torch.tensor(columns, dtype=torch.float64, device=self._device),
                 stops=np.stack(self._stops),
-                biases=np.array([bool(mask.any()) for mask in self._masks]),
+                biases=list(self._biases),
                 cuts=is_warm & has_cut,
                 draws=is_warm & ~has_cut,
             )
         return self._banks
 
-    def _bias(self, params: SamplingParams) -> Tensor:
-        bias = torch.zeros(self._num_logits)
+    def _bias(self, params: SamplingParams) -> "_Bias | None":
+        bias = np.zeros(self._num_logits, np.float32)
         if params.allowed is not None:
             bias[:] = _BANNED
             bias[self._checked("allowed", params.allowed)] = 0.0
@@ -270,7 +263,8 @@ class Sampler:
             bias[self._special.silence] = _BANNED
         if (bias == _BANNED).all():
             raise ConfigError("sampling: allowed, banned and silence leave no token to sample")
-        return bias
+        ids = np.flatnonzero(bias)
+        return (ids, bias[ids]) if len(ids) else None
 
     def _stop_mask(self, params: SamplingParams) -> np.ndarray:
         stops = np.zeros(self._num_logits, bool)
@@ -284,17 +278,15 @@ class Sampler:
         return list(ids)
 
 
+_Bias = tuple[np.ndarray, np.ndarray]
+
+
 @dataclass(frozen=True)
 class _Banks:
     """All parameters in use (P); what steers the host lies there, so that no device is asked."""
 
-    masks: Tensor  # (P, V) added to logits
     columns: Tensor  # (P, 5)
     stops: np.ndarray  # (P, V)
-    biases: np.ndarray  # (P,) whether a mask is anything but zeros
+    biases: list[_Bias | None]  # ids and what is added to their logits; None if nothing is
     cuts: np.ndarray  # (P,) whether top-k, top-p or min-p cut
     draws: np.ndarray  # (P,) whether it draws from all tokens
-
-
-def _take(logits: Tensor, rows: Tensor) -> Tensor:
-    return logits if len(rows) == len(logits) else logits[rows]

@@ -124,7 +124,7 @@ def test_parameters_of_nobody_make_room_for_others() -> None:
     first = sampler.register(several[0])
     for params in several:
         sampler.register(params, {first})
-    assert len(sampler._params) == len(sampler._masks) == len(sampler._ids) == KEPT
+    assert len(sampler._params) == len(sampler._biases) == len(sampler._ids) == KEPT
     assert sampler.register(several[0]) == first
     # Each number stands for the parameters it was last given for.
     for params in several[-10:]:

@@ -6,15 +6,31 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stretto.engine import testing
+from stretto.engine.backends.native.library import why_not
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import Limits, SamplingParams
 from stretto.engine.reference import choose, distribution
-from stretto.engine.sampling import CANDIDATES, Chooser, Sampler, draw, keep
+from stretto.engine.rows import Rows, TorchRows
+from stretto.engine.sampling import CANDIDATES, Chooser, Sampler, keep
 from stretto.errors import ConfigError
 from stretto.streams import SpecialIds
 
 V = 22
 SPECIAL = SpecialIds.after(V - 2)
+
+
+def native_rows() -> Rows:
+    from stretto.engine.backends.native import NativeBackend
+
+    # Keeps its decoder, whose threads look.
+    rows = (backend := NativeBackend(testing.tiny_lm(), "float32")).rows
+    rows.backend = backend  # type: ignore[attr-defined]
+    return rows
+
+
+ROWS = {"torch": TorchRows()} if why_not() else {"torch": TorchRows(), "native": native_rows()}
+each_rows = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 
 
 def batch(ids: list[int], uniforms: list[float], histories: list | None = None) -> RowBatch:
@@ -25,9 +41,9 @@ def batch(ids: list[int], uniforms: list[float], histories: list | None = None) 
 
 def sample(
     params: list[SamplingParams], logits: torch.Tensor, uniforms: list[float],
-    heard: list[list[int]] | None = None,
+    heard: list[list[int]] | None = None, rows: Rows | None = None,
 ) -> list[int]:  # fmt: skip
-    sampler = Sampler(V, SPECIAL, torch.device("cpu"))
+    sampler = Sampler(V, SPECIAL, torch.device("cpu"), rows)
     ids = [sampler.register(p) for p in params]
     histories = [(n, h) for n, h in enumerate(heard or []) if h]
     return sampler.sample(logits, batch(ids, uniforms, histories)).tolist()
@@ -55,7 +71,11 @@ def chooser(p: SamplingParams) -> Chooser:
 
 def kept_probs(logits: torch.Tensor, p: SamplingParams, size: int) -> torch.Tensor | None:
     """Probabilities (V,), None if the cut is not among the likeliest ``size`` tokens."""
-    ids, weights, found = keep(logits[None], chooser(p), size)
+    cut, first = chooser(p), torch.zeros(1, dtype=torch.int64)
+    values, ids, totals = TorchRows().likeliest(
+        logits[None], first, min(size, len(logits)), cut.temperature
+    )
+    weights, found = keep(values, ids, totals, cut, len(logits))
     if not found[0]:
         return None
     return torch.zeros(len(logits)).double().scatter(0, ids[0], weights[0] / weights[0].sum())
@@ -108,10 +128,11 @@ def test_a_cut_is_found_where_it_can_be_and_only_there() -> None:
     assert kept_probs(tied, SamplingParams(temperature=1.0, top_k=3), 64) is None
 
 
-def test_wide_and_narrow_rows_of_one_batch_choose_as_the_naive_sampler() -> None:
+@each_rows
+def test_wide_and_narrow_rows_of_one_batch_choose_as_the_naive_sampler(rows: Rows) -> None:
     size, rng = 4 * CANDIDATES, np.random.default_rng(0)
     special = SpecialIds.after(size - 2)
-    sampler = Sampler(size, special, torch.device("cpu"))
+    sampler = Sampler(size, special, torch.device("cpu"), rows)
     params = [
         SamplingParams(), SamplingParams(temperature=1.0),
         SamplingParams(temperature=1.0, top_p=0.9), SamplingParams(temperature=0.7, top_k=5),
@@ -128,35 +149,66 @@ def test_wide_and_narrow_rows_of_one_batch_choose_as_the_naive_sampler() -> None
         assert [together[n]] == alone == [want]
 
 
+@each_rows
 @settings(max_examples=150)
-@given(st.lists(PARAMS, min_size=1, max_size=5), st.integers(0, 10**6))
-def test_equals_the_naive_sampler(params: list[SamplingParams], seed: int) -> None:
+@given(params=st.lists(PARAMS, min_size=1, max_size=5), seed=st.integers(0, 10**6))
+def test_equals_the_naive_sampler(rows: Rows, params: list[SamplingParams], seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(len(params), V)) * 2
     uniforms = rng.random(len(params)).tolist()
     heard = [rng.integers(0, V - 2, 4).tolist() if p.repetition_penalty != 1 else []
              for p in params]  # fmt: skip
-    got = sample(params, torch.tensor(logits, dtype=torch.float32), uniforms, heard)
+    got = sample(params, torch.tensor(logits, dtype=torch.float32), uniforms, heard, rows)
     for n, p in enumerate(params):
         row = logits[n].astype(np.float32).astype(np.float64)
         want = choose(row, p, uniforms[n], set(heard[n]), SPECIAL.silence)
         assert got[n] == (SPECIAL.end if want in p.stop_ids else want)
 
 
-def test_draws_follow_the_distribution() -> None:
+@each_rows
+def test_draws_follow_the_distribution(rows: Rows) -> None:
     probs = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])
     n = 20000
     logits = torch.tensor(np.log(probs)).float().repeat(n, 1)
     uniforms = torch.tensor(np.random.default_rng(0).random(n))
-    counts = np.bincount(draw(logits.double().softmax(-1), uniforms).numpy(), minlength=5)
+    drawn = rows.draw(logits, torch.arange(n), torch.ones(n).double(), uniforms)
+    counts = np.bincount(drawn.numpy(), minlength=5)
     chi_square = ((counts - n * probs) ** 2 / (n * probs)).sum()
     assert chi_square < 18.47  # 0.1 % of 4 degrees of freedom
 
 
-def test_inverse_cdf_picks_the_exact_interval() -> None:
+@each_rows
+def test_inverse_cdf_picks_the_exact_interval(rows: Rows) -> None:
     logits = torch.tensor([0.25, 0.0, 0.5, 0.25, 0.0]).log().repeat(5, 1)
     uniforms = torch.tensor([0.0, 0.2499, 0.2501, 0.7499, 1 - 2**-53], dtype=torch.float64)
-    assert draw(logits.double().softmax(-1), uniforms).tolist() == [0, 0, 2, 2, 3]
+    drawn = rows.draw(logits, torch.arange(5), torch.ones(5).double(), uniforms)
+    assert drawn.tolist() == [0, 0, 2, 2, 3]
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10**6), size=st.sampled_from([5, 64, 65, 700, 9000]),
+    spread=st.sampled_from([0.0, 1.0, 30.0]), temperature=st.sampled_from([1e-3, 0.7, 1.0, 5.0]),
+)  # fmt: skip
+@pytest.mark.skipif(why_not() is not None, reason="native is not compiled")
+def test_native_rows_find_what_torch_finds(
+    seed: int, size: int, spread: float, temperature: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Rounded, so that there are ties; some tokens are forbidden.
+    logits = torch.tensor(np.round(rng.normal(size=(6, size)) * spread, 1)).float()
+    logits[torch.tensor(rng.random(logits.shape) < 0.2)] = -torch.inf
+    logits[:, 3] = 1.0
+    rows, heat = torch.tensor([4, 0, 2]), torch.full((3,), temperature, dtype=torch.float64)
+    for few in (1, 3, min(size, 64)):
+        slow = TorchRows().likeliest(logits, rows, size, heat)
+        fast = ROWS["native"].likeliest(logits, rows, few, heat)
+        assert torch.equal(slow[0][:, :few], fast[0]) and torch.equal(slow[1][:, :few], fast[1])
+        assert torch.allclose(slow[2], fast[2], rtol=1e-12)
+    uniforms = torch.tensor(rng.random(3))
+    drawn = [ROWS[name].draw(logits, rows, heat, uniforms).tolist() for name in ROWS]
+    assert drawn[0] == drawn[1]
+    assert ROWS["native"].argmax(logits).tolist() == [int(row.numpy().argmax()) for row in logits]
 
 
 def test_filters_keep_what_they_say() -> None:

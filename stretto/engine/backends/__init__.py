@@ -57,7 +57,10 @@ class Backend(Protocol):
         ...
 
     def forward(self, batch: RowBatch) -> "Tensor":
-        """Read the cells; logits of the queries (N, V + 2), on the back end's device."""
+        """Read the cells; logits of the queries (N, V + 2), on the back end's device.
+
+        They are the caller's to change, and may be overwritten by the next pass.
+        """
         ...
 
 

@@ -18,12 +18,14 @@ from stretto.engine.backends.native.library import (
     Sizes,
     load_library,
 )
+from stretto.engine.backends.native.rows import NativeRows
 from stretto.engine.batch import PAD_SAMPLE, RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
 from stretto.models.family import FamilyDecoder, Linear, has_dynamic_rope
 
 _KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
+_MOST_HEAD_SIZE = 1024  # `padded` of `put_in_place` in src/decoder.h
 
 
 class NativeBackend:
@@ -43,6 +45,7 @@ class NativeBackend:
         precision: what it computes in.
         weight_bytes: of all matrices as stored, which every pass reads.
         cell_bytes: of one cached cell.
+        rows: looks through logits with the decoder's threads.
 
     Raises:
         ConfigError: a model of another family, on another device, an unknown precision, or the
@@ -65,6 +68,11 @@ class NativeBackend:
         self._lib = load_library(isa)
         self._decoder = decoder = FamilyDecoder(lm)
         self._silence, self._outputs = lm.special.silence, len(decoder.unembed.weight)
+        if decoder.head_size > _MOST_HEAD_SIZE:
+            raise ConfigError(
+                f"backend native: heads of {decoder.head_size} numbers, at most {_MOST_HEAD_SIZE} "
+                "fit; choose transformers"
+            )
         inner = len(decoder.layer(0).gate_up.weight) // 2
         sizes = Sizes(
             decoder.num_layers, decoder.hidden, decoder.heads, decoder.kv_heads,
@@ -73,9 +81,12 @@ class NativeBackend:
             decoder.eps, decoder.scale,
         )  # fmt: skip
         self._handle = self._lib.stretto_new(ctypes.byref(sizes), torch.get_num_threads())
-        weakref.finalize(self, self._lib.stretto_delete, self._handle)
+        # Not at exit, when a thread of Python may still be inside: the process ends them all.
+        weakref.finalize(self, self._lib.stretto_delete, self._handle).atexit = False
         self._inputs = Inputs(lm, decoder)
         self._load(decoder)
+        self._logits = torch.empty(0, self._outputs)
+        self.rows = NativeRows(self._lib, self._handle)
         self.weight_bytes: int = self._lib.stretto_weight_bytes(self._handle)
         self._blocks = Blocks(self._lib.stretto_block_bytes(self._handle))
         self.cell_bytes: int = self._lib.stretto_block_bytes(self._handle) // BLOCK
@@ -99,13 +110,13 @@ class NativeBackend:
 
     @torch.inference_mode()
     def forward(self, batch: RowBatch) -> Tensor:
-        """Read the cells; logits of the queries, float32 (N, V + 2)."""
+        """Read the cells; logits of the queries, float32 (N, V + 2), until the next pass."""
         real = batch.samples != PAD_SAMPLE
         tokens, rows = batch.tokens[real], batch.positions[real]
         number = real.sum(1)
         first = _starts(number)
         is_kept = tokens != self._silence
-        kept = _starts(np.add.reduceat(is_kept, first[:-1], dtype=np.int64))
+        kept = _starts(is_kept)[first]
         kept_rows = rows[is_kept]
         lines = np.array(
             [
@@ -117,7 +128,7 @@ class NativeBackend:
         # A cell's place is behind what its line held, among those of its session that stay.
         slots = is_kept.cumsum() - 1 + np.repeat(old - kept[:-1], number)
         cos, sin = self._inputs.rotary(rows)
-        logits = torch.empty(len(batch.select), self._outputs)
+        logits = self._room(len(batch.select))
         arrays = {
             "embeds": self._inputs.embed(tokens, batch.streams[real]),
             "cos": cos,
@@ -137,6 +148,12 @@ class NativeBackend:
         sizes = {"cells": len(rows), "sessions": len(lines), "queries": len(logits)}
         self._lib.stretto_forward(self._handle, ctypes.byref(Pass(**sizes, **pointers)))
         return logits
+
+    def _room(self, queries: int) -> Tensor:
+        """Where logits go: the same memory every time, as new pages cost as much as the product."""
+        if queries > len(self._logits):
+            self._logits = torch.empty(max(queries, 2 * len(self._logits)), self._outputs)
+        return self._logits[:queries]
 
     def read_bandwidth(self, gibibytes: float = 1.0, rounds: int = 5) -> float:
         """Bytes a second at which its threads read memory that no cache holds, at best."""

@@ -52,6 +52,17 @@ class Pass(Structure):
     ]  # fmt: skip
 
 
+class Choice(Structure):
+    """``StrettoChoice``."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("rows", "size", "number")),
+        *((name, c_void_p) for name in (
+            "logits", "which", "temperature", "uniforms", "tokens", "values", "totals",
+        )),
+    ]  # fmt: skip
+
+
 def features() -> frozenset[str]:
     """What the processor can do, in the words of Linux; empty where nobody says."""
     try:
@@ -97,14 +108,23 @@ def load_library(isa: str | None = None) -> Any:
     lib = ctypes.CDLL(str(path(isa or _best() or "avx2")))
     for name, result, arguments in (
         ("new", c_void_p, [POINTER(Sizes), c_int]),
-        ("set_layer", None, [c_void_p, c_int, POINTER(LayerPointers)]),
-        ("set_head", None, [c_void_p, c_void_p, c_void_p, c_void_p]),
+        ("set_layer", c_int, [c_void_p, c_int, POINTER(LayerPointers)]),
+        ("set_head", c_int, [c_void_p, c_void_p, c_void_p, c_void_p]),
         ("weight_bytes", c_int64, [c_void_p]),
         ("block_bytes", c_int64, [c_void_p]),
-        ("forward", None, [c_void_p, POINTER(Pass)]),
+        ("forward", c_int, [c_void_p, POINTER(Pass)]),
+        ("choose", c_int, [c_void_p, c_int, POINTER(Choice)]),
         ("read_seconds", c_double, [c_void_p, c_void_p, c_int64]),
         ("delete", None, [c_void_p]),
     ):
         function = getattr(lib, f"stretto_{name}")
         function.restype, function.argtypes = result, arguments
+        if name in ("new", "set_layer", "set_head", "forward", "choose"):
+            function.errcheck = _check_memory
     return lib
+
+
+def _check_memory(result: Any, function: Any, arguments: Any) -> Any:
+    if not result:
+        raise MemoryError(f"backend native: no memory left in {function.__name__}")
+    return result

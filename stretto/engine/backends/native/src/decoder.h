@@ -42,6 +42,8 @@ struct Layer {
     Matrix qkv, out, gate, up, down;
 };
 
+constexpr int MOST_SIZE = 1024;  // of a head; Python refuses more
+
 class Decoder {
   public:
     using Team = stretto::Team;
@@ -83,10 +85,12 @@ class Decoder {
     }
 
     void forward(const StrettoPass& pass) {
-        pass_ = &pass;
+        pass_ = pass;
         reserve();
-        team_.run(
-            [](Team& team, Team::Place place, void* self) { ((Decoder*)self)->program(team, place); }, this);
+        cells_.store(pass.cells, std::memory_order_relaxed);
+        asked_.store(pass.queries, std::memory_order_relaxed);
+        spans_in_pass_.store((int)jobs_.size(), std::memory_order_relaxed);
+        team_.run(task_);
     }
 
     Team& team() { return team_; }
@@ -101,9 +105,9 @@ class Decoder {
 
     // Room for the pass, and the jobs of attention.
     void reserve() {
-        const StrettoPass& p = *pass_;
+        const StrettoPass& p = pass_;
         if (p.cells > room_) {
-            const int n = room_ = std::max(p.cells, room_ + room_ / 2);
+            const int n = std::max(p.cells, room_ + room_ / 2);
             hidden_ = buffer<float>((size_t)n * s_.hidden);
             qkv_ = buffer<float>((size_t)n * round_up(qkv_width(), LANES));
             queries_ = buffer<float>((size_t)n * s_.heads * padded_size_);
@@ -112,6 +116,7 @@ class Decoder {
             attended_ = buffer<float>((size_t)n * mixed_.padded);
             inner_.resize(n, s_.inner, s_.kind);
             chosen_.resize(n, s_.hidden, s_.kind);
+            room_ = n;
         }
         if (p.queries > room_) {  // a cell may be asked more than once
             chosen_.resize(p.queries, s_.hidden, s_.kind);
@@ -127,17 +132,19 @@ class Decoder {
         }
         const size_t needed = spans_[p.sessions] * (padded_size_ + 2);
         if (needed > partial_room_) {
+            partial_ = buffer<float>(needed + needed / 2);
             partial_room_ = needed + needed / 2;
-            partial_ = buffer<float>(partial_room_);
         }
     }
 
     // Every thread comes by here; false at any phase means that the run is over.
     void program(Team& team, Team::Place place) {
-        const int cells = pass_->cells, asked = pass_->queries, layers = s_.layers, jobs = (int)jobs_.size();
+        // Atomics: a thread that comes late reads them while the next pass is prepared.
+        const int cells = cells_.load(std::memory_order_relaxed), asked = asked_.load(std::memory_order_relaxed);
+        const int jobs = spans_in_pass_.load(std::memory_order_relaxed), layers = s_.layers;
         int at = 0;
         if (!team.phase(place, at++, cells, [&](int n) {
-                std::memcpy(hidden(n), pass_->embeds + (size_t)n * s_.hidden, s_.hidden * sizeof(float));
+                std::memcpy(hidden(n), pass_.embeds + (size_t)n * s_.hidden, s_.hidden * sizeof(float));
                 norm(hidden(n), layers_[0].norm_attention.data(), normed_, n);
             }))
             return;
@@ -168,11 +175,12 @@ class Decoder {
                 return;
         }
         if (!team.phase(place, at++, asked, [&](int q) {
-                norm(hidden(pass_->select[q]), norm_.data(), chosen_, q);
+                norm(hidden(pass_.select[q]), norm_.data(), chosen_, q);
             }))
             return;
-        split(team, place, at++, unembed_, chosen_, asked, [&](int panel, int q, Floats x) {
-            float* out = pass_->logits + (size_t)q * s_.outputs + panel * LANES;
+        if (!asked) return;
+        split<16>(team, place, at++, unembed_, chosen_, asked, [&](int panel, int q, Floats x) {
+            float* out = pass_.logits + (size_t)q * s_.outputs + panel * LANES;
             if ((panel + 1) * LANES <= s_.outputs)
                 store(out, x);
             else
@@ -180,10 +188,9 @@ class Decoder {
         });
     }
 
-    template <class Put>
+    // Jobs of some ten microseconds: long against handing them out, short against the phase.
+    template <int PANELS = 4, class Put>
     bool split(Team& team, Team::Place place, int at, const Matrix& m, const Rows& x, int n, Put put) {
-        // Jobs of some ten microseconds: long against handing them out, short against the phase.
-        constexpr int PANELS = 4;
         if (!n) return true;
         return team.phase(place, at, (m.panels + PANELS - 1) / PANELS, [&](int j) {
             multiply(m, j * PANELS, std::min(m.panels, (j + 1) * PANELS), x, 0, n, put);
@@ -226,14 +233,14 @@ class Decoder {
     }
 
     // Norms and turns a head in place; `scale` 1 for keys.
-    void turn(float* x, const std::vector<float>& weight, int n, float scale) const {
+    void turn(float* __restrict x, const std::vector<float>& weight, int n, float scale) const {
         const int half = s_.head_size / 2;
         if (!weight.empty()) {
             const float inverse = inverse_rms(x, s_.head_size);
             for (int i = 0; i < s_.head_size; i++) x[i] = x[i] * inverse * weight[i];
         }
-        const float* cos = pass_->cos + (size_t)n * s_.head_size;
-        const float* sin = pass_->sin + (size_t)n * s_.head_size;
+        const float* __restrict cos = pass_.cos + (size_t)n * s_.head_size;
+        const float* __restrict sin = pass_.sin + (size_t)n * s_.head_size;
         for (int i = 0; i < half; i++) {
             const float a = x[i], b = x[i + half];
             x[i] = (a * cos[i] - b * sin[i]) * scale;
@@ -246,7 +253,7 @@ class Decoder {
     }
 
     int session_of(int n) const {
-        return (int)(std::upper_bound(pass_->first, pass_->first + pass_->sessions, n) - pass_->first) - 1;
+        return (int)(std::upper_bound(pass_.first, pass_.first + pass_.sessions, n) - pass_.first) - 1;
     }
 
     // Queries and keys get their positions; keys and values that stay go into the line.
@@ -257,14 +264,15 @@ class Decoder {
             turn(row + head * size, layer.norm_query, n, s_.scale);
             std::memcpy(query(n, head), row + head * size, size * sizeof(float));
         }
-        const int b = session_of(n), slot = pass_->slots[n];
-        alignas(64) float padded[2][1024] = {};
+        const int b = session_of(n), slot = pass_.slots[n];
+        alignas(64) float padded[2][MOST_SIZE];
+        for (auto& row : padded) std::memset(row, 0, padded_size_ * sizeof(float));
         for (int head = 0; head < s_.kv_heads; head++) {
             float* key = row + (s_.heads + head) * size;
             const float* value = row + (s_.heads + s_.kv_heads + head) * size;
             turn(key, layer.norm_key, n, 1);
             if (slot < 0) continue;
-            uint8_t* block = pass_->blocks[b][slot / BLOCK] + offset(index, head);
+            uint8_t* block = pass_.blocks[b][slot / BLOCK] + offset(index, head);
             std::memcpy(padded[0], key, size * sizeof(float));
             std::memcpy(padded[1], value, size * sizeof(float));
             if (s_.kind == FLOAT32)
@@ -286,13 +294,13 @@ class Decoder {
     }
 
     float* partial(int n, int b, int head, int span) {
-        const int spans = (pass_->length[b] + SPAN - 1) / SPAN;
-        const size_t at = spans_[b] + ((size_t)(n - pass_->first[b]) * s_.heads + head) * spans + span;
+        const int spans = (pass_.length[b] + SPAN - 1) / SPAN;
+        const size_t at = spans_[b] + ((size_t)(n - pass_.first[b]) * s_.heads + head) * spans + span;
         return partial_.get() + at * (padded_size_ + 2);
     }
 
     void attend(int layer, const Job& job) {
-        const StrettoPass& p = *pass_;
+        const StrettoPass& p = pass_;
         const int b = job.session, group = s_.heads / s_.kv_heads;
         const Keys keys = {p.blocks[b], offset(layer, job.head), p.line_rows[b], p.length[b], p.old[b], padded_size_};
         const Rule rule = {s_.strict, s_.window};
@@ -320,8 +328,8 @@ class Decoder {
     // Joins what the spans found, and what a cell that leaves no key sees of itself.
     void merge(int n) {
         const int b = session_of(n), size = s_.head_size, group = s_.heads / s_.kv_heads;
-        const int spans = (pass_->length[b] + SPAN - 1) / SPAN;
-        const bool alone = pass_->slots[n] < 0;
+        const int spans = (pass_.length[b] + SPAN - 1) / SPAN;
+        const bool alone = pass_.slots[n] < 0;
         float* row = attended_.get() + (size_t)n * mixed_.padded;
         for (int head = 0; head < s_.heads; head++) {
             const float* key = qkv(n) + (s_.heads + head / group) * size;
@@ -349,6 +357,8 @@ class Decoder {
             const float inverse = 1 / total;
             for (int e = 0; e < size; e++) out[e] *= inverse;
         }
+        // What was there was spread: the padding is no longer zero.
+        std::fill(row + s_.heads * size, row + mixed_.padded, 0.0f);
         for (int g = 0; g < mixed_.padded / GROUP; g++) mixed_.put(s_.kind, n, g, row + g * GROUP);
     }
 
@@ -382,11 +392,14 @@ class Decoder {
     std::vector<Layer> layers_;
     std::vector<float> norm_;
     Matrix unembed_;
-    const StrettoPass* pass_ = nullptr;
+    StrettoPass pass_ = {};
     Buffer<float> hidden_, qkv_, queries_, partial_, attended_;
     Rows normed_, mixed_, inner_, chosen_;
     std::vector<Job> jobs_;
     std::vector<size_t> spans_;
+    std::atomic<int> cells_{0}, asked_{0}, spans_in_pass_{0};
+    const Team::Task task_ = {
+        [](Team& team, Team::Place place, void* self) { ((Decoder*)self)->program(team, place); }, this};
     Team team_;
 };
 

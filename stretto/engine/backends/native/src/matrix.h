@@ -8,8 +8,11 @@
 // session is told does not depend, not in one bit, on who shares its pass.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "simd.h"
 
@@ -29,8 +32,10 @@ using Buffer = std::unique_ptr<T[], Free>;
 
 template <class T>
 Buffer<T> buffer(size_t n) {
-    void* p = std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64 + 64);
-    std::memset(p, 0, (n * sizeof(T) + 63) / 64 * 64 + 64);
+    const size_t bytes = (n * sizeof(T) + 63) / 64 * 64 + 64;
+    void* p = std::aligned_alloc(64, bytes);
+    if (!p) throw std::bad_alloc();
+    std::memset(p, 0, bytes);
     return Buffer<T>((T*)p);
 }
 
@@ -83,7 +88,8 @@ struct Rows {
             Floats v = load<Floats>(x + i);
             top = larger(top, v < 0 ? -v : v);
         }
-        const float most = largest(top), scale = most / 127, inverse = most > 0 ? 127 / most : 0;
+        // Next to nothing is nothing: 127 over it would be infinite.
+        const float most = largest(top), scale = most / 127, inverse = most > 1e-30f ? 127 / most : 0;
         const Floats magic = all(12582912.0f);
         int8_t* out = bytes.get() + at;
         Ints total = all(0);
@@ -94,8 +100,7 @@ struct Rows {
             typedef int8_t Bytes __attribute__((vector_size(16)));
             store(out + i, __builtin_convertvector(whole, Bytes));
         }
-        int32_t sum = 0;
-        for (int i = 0; i < LANES; i++) sum += total[i];
+        const int32_t sum = fold(total, [](Ints a, Ints b) { return a + b; })[0];
         const size_t g = (size_t)row * (padded / GROUP) + group;
         scales[g] = scale;
         offsets[g] = OFFSET ? -128 * sum : 0;
@@ -119,11 +124,10 @@ inline void pack_bytes(uint8_t* panel, uint16_t* scales, int lane, int group, fl
     spread(x);
     float most = 0;
     for (int k = 0; k < GROUP; k++) most = std::max(most, std::fabs(x[k]));
-    // The scale that will be read back is the one to divide by.
-    Floats sixteen = load_half(scales);
-    sixteen[lane] = most / 127;
-    store_half(scales, sixteen);
-    const float scale = load_half(scales)[lane], inverse = scale > 0 ? 1 / scale : 0;
+    // The scale that will be read back is the one to divide by. Half precision has few digits for
+    // small ones: rounded up, none makes a weight larger than 127.
+    scales[lane] = _cvtss_sh(most / 127, _MM_FROUND_TO_POS_INF);
+    const float scale = _cvtsh_ss(scales[lane]), inverse = scale > 0 ? 1 / scale : 0;
     for (int k = 0; k < GROUP; k++) {
         const float whole = std::min(127.0f, std::max(-127.0f, std::nearbyint(x[k] * inverse)));
         panel[(size_t)(group * GROUP + k) / 4 * 64 + lane * 4 + k % 4] = (uint8_t)((int)whole + 128);
@@ -253,25 +257,31 @@ template <class Put>
 void multiply(const Matrix& m, int first, int last, const Rows& x, int row, int n, Put put) {
     Floats out[MOST_ROWS];
     // Few rows of bytes in one go, so that each weight comes from memory while others are at work;
-    // many, or floats, in the shape that computes fastest.
+    // many, or floats, in the shape that computes fastest. Equal shares: 7 are 4 and 3, not 6 and 1.
     const int most = m.kind == INT8 && n <= MOST_ROWS ? MOST_ROWS : MOST_ROWS / 2;
-    // Equal shares: 7 rows are 4 and 3, not 6 and 1.
     const int parts = (n + most - 1) / most, width = panels_for((n + parts - 1) / parts);
-    for (int panel = first; panel < last;) {
-        // All rows before the next panels, which are on their way meanwhile.
-        const int panels = panel + width > last ? 1 : width;
-        for (int part = 0, start = 0; part < parts; part++) {
-            const int rows = (n - start + parts - part - 1) / (parts - part);
-            const Tile run = m.kind == INT8       ? tile_for<INT8>(rows, panels)
-                             : m.kind == BFLOAT16 ? tile_for<BFLOAT16>(rows, panels)
-                                                  : tile_for<FLOAT32>(rows, panels);
-            run(m, panel, x, row + start, out);
-            for (int p = 0; p < panels; p++)
-                for (int t = 0; t < rows; t++) put(panel + p, row + start + t, out[p * rows + t]);
-            start += rows;
+    auto share = [&](int i) { return (int)((int64_t)n * i / parts); };
+    auto part = [&](int panel, int panels, int start, int rows) {
+        const Tile run = m.kind == INT8       ? tile_for<INT8>(rows, panels)
+                         : m.kind == BFLOAT16 ? tile_for<BFLOAT16>(rows, panels)
+                                              : tile_for<FLOAT32>(rows, panels);
+        run(m, panel, x, row + start, out);
+        for (int p = 0; p < panels; p++)
+            for (int t = 0; t < rows; t++) put(panel + p, row + start + t, out[p * rows + t]);
+    };
+    // All rows before the next panels, which are on their way meanwhile; with many rows all panels
+    // of a few, because each row's outputs lie in memory pages of their own.
+    if (parts <= 4)
+        for (int panel = first, panels; panel < last; panel += panels) {
+            panels = panel + width > last ? 1 : width;
+            for (int i = 0; i < parts; i++) part(panel, panels, share(i), share(i + 1) - share(i));
         }
-        panel += panels;
-    }
+    else
+        for (int i = 0; i < parts; i++)
+            for (int panel = first, panels; panel < last; panel += panels) {
+                panels = panel + width > last ? 1 : width;
+                part(panel, panels, share(i), share(i + 1) - share(i));
+            }
 }
 
 }  // namespace STRETTO_ISA

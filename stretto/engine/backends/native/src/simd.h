@@ -64,31 +64,41 @@ inline void store_half(uint16_t* p, Floats x) {
     _mm_storeu_si128((__m128i*)p + 1, _mm256_cvtps_ph(parts[1], _MM_FROUND_TO_NEAREST_INT));
 }
 
-inline float sum(Floats x) {
-    float total = 0, part[LANES];
-    store(part, x);
-    for (int n = LANES / 2; n; n /= 2)
-        for (int i = 0; i < n; i++) part[i] += part[i + n];
-    total = part[0];
-    return total;
-}
-
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-inline float largest(Floats x) {
-    float part[LANES];
-    store(part, x);
-    for (int n = LANES / 2; n; n /= 2)
-        for (int i = 0; i < n; i++) part[i] = part[i] > part[i + n] ? part[i] : part[i + n];
-    return part[0];
+constexpr Ints LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// Each lane gets that of the lane S apart.
+template <int S, class V>
+inline V across(V x) {
+#ifdef __clang__
+    return __builtin_shufflevector(x, x, 0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S, 4 ^ S, 5 ^ S, 6 ^ S, 7 ^ S, 8 ^ S, 9 ^ S,
+                                   10 ^ S, 11 ^ S, 12 ^ S, 13 ^ S, 14 ^ S, 15 ^ S);
+#else
+    return __builtin_shuffle(x, LANE ^ S);
+#endif
 }
+
+// All lanes joined into one, halves first.
+template <class V, class Join>
+inline V fold(V x, Join join) {
+    x = join(x, across<8>(x));
+    x = join(x, across<4>(x));
+    x = join(x, across<2>(x));
+    return join(x, across<1>(x));
+}
+
+inline float sum(Floats x) {
+    return fold(x, [](Floats a, Floats b) { return a + b; })[0];
+}
+
+inline float largest(Floats x) { return fold(x, larger)[0]; }
 
 // One stage of a Hadamard transform within 16 numbers: sums and differences of lanes S apart.
 template <int S>
 inline Floats stage(Floats x) {
-    Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const Floats other = __builtin_shuffle(x, lane ^ S);
-    return other + ((lane & S) ? -x : x);
+    const Floats other = across<S>(x);
+    return other + ((LANE & S) ? -x : x);
 }
 
 // Turns 64 numbers by the orthonormal Hadamard matrix, which spreads what one of them has over all:

@@ -6,10 +6,12 @@
 #pragma once
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,28 +26,41 @@ class Team {
     };
     using Program = void (*)(Team& team, Place place, void* context);
 
+    // What to run, and on what: one thing, so that no thread gets the halves of two.
+    struct Task {
+        Program program;
+        void* context;
+    };
+
     Team(int threads, int phases)
         : threads_(threads), phases_(phases), done_(new Counter<int>[phases]),
           next_(new Counter<uint64_t>[(size_t)phases * threads]) {
         open(1);
-        for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { serve(i); });
+        try {
+            for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { serve(i); });
+        } catch (const std::system_error&) {
+            // The system gives no more threads: those there are do all the jobs.
+        }
     }
 
     ~Team() {
-        program_ = nullptr;
+        leave_parent();
+        task_ = nullptr;
         run_.fetch_add(1);
         run_.notify_all();
         for (auto& worker : workers_) worker.join();
     }
 
-    // Runs a program on all threads; returns when its last phase is over.
-    void run(Program program, void* context) {
-        program_ = program;
-        context_ = context;
+    // Runs a task's program on all threads; returns when its last phase is over. A thread that comes
+    // late may begin the program when the run is over: tasks and contexts live as long as the team,
+    // and before its first phase a program looks at nothing that changes but atomics.
+    void run(const Task& task) {
+        leave_parent();
+        task_ = &task;
         const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
         run_.store(run, std::memory_order_release);
         run_.notify_all();
-        program(*this, {run, 0}, context);
+        task.program(*this, {run, 0}, task.context);
         open(run + 1);
     }
 
@@ -99,6 +114,16 @@ class Team {
         }
     }
 
+    // A forked process has none of the threads, and perhaps half a run of its parent: it goes on
+    // alone. What describes the threads is never freed, for there is nobody to join.
+    void leave_parent() {
+        if (getpid() == owner_) return;
+        owner_ = getpid();
+        new std::vector<std::thread>(std::move(workers_));
+        workers_.clear();
+        open(run_.load() + 1);
+    }
+
     static void rest(int spins) {
         __builtin_ia32_pause();
         if (spins > 4096) sched_yield();
@@ -112,18 +137,18 @@ class Team {
                 __builtin_ia32_pause();
             run_.wait(seen, std::memory_order_acquire);
             seen = run_.load(std::memory_order_acquire);
-            const Program program = program_;
-            if (!program) return;
-            program(*this, {seen, thread}, context_);
+            const Task* task = task_;
+            if (!task) return;
+            task->program(*this, {seen, thread}, task->context);
         }
     }
 
-    int threads_, phases_;
+    const int threads_, phases_;
+    pid_t owner_ = getpid();
     std::unique_ptr<Counter<int>[]> done_;
     std::unique_ptr<Counter<uint64_t>[]> next_;
     std::atomic<uint32_t> run_{0};
-    std::atomic<Program> program_{nullptr};
-    std::atomic<void*> context_{nullptr};
+    std::atomic<const Task*> task_{nullptr};
     std::vector<std::thread> workers_;
 };
 

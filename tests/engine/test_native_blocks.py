@@ -1,0 +1,150 @@
+"""Lines in blocks hold what a plain list would, share full blocks, and give everything back."""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from stretto.engine.backends.native.blocks import BLOCK, Blocks
+
+CELL = 8
+"""Bytes of a cell: its number."""
+
+
+def at(address: int, number: int, kind: Any) -> np.ndarray:
+    """What lies there, to read and write."""
+    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), (number,))
+
+
+class Lines(RuleBasedStateMachine):
+    """Blocks beside lists: what is appended, and the row of each cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = Blocks(BLOCK * CELL)
+        self.lists: dict[int, list[int]] = {}
+        self.rows: dict[int, list[int]] = {}
+        self.seen: dict[int, list[int]] = {}  # which appended cells share their memory
+        self.written = 0
+
+    def cells_of(self, line: int) -> list[int]:
+        old, rows, pointers = self.blocks.append(line, np.empty(0, np.int64))
+        assert old == len(self.lists[line])
+        assert at(rows, old, ctypes.c_int32).tolist() == self.rows[line] if old else True
+        needed = -(-old // BLOCK)
+        if not needed:
+            return []
+        blocks = at(pointers, needed, ctypes.c_uint64).tolist()
+        assert all(block % 64 == 0 for block in blocks)
+        cells = [at(block, BLOCK, ctypes.c_int64) for block in blocks]
+        return np.concatenate(cells)[:old].tolist()
+
+    @rule()
+    def open(self) -> None:
+        line = self.blocks.open()
+        assert line not in self.lists
+        assert line <= len(self.lists), "not the lowest number that is free"
+        self.lists[line], self.rows[line] = [], []
+
+    @precondition(lambda self: self.lists)
+    @rule(data=st.data(), number=st.integers(1, 3 * BLOCK))
+    def append(self, data: st.DataObject, number: int) -> None:
+        line = data.draw(st.sampled_from(sorted(self.lists)))
+        rows = np.arange(self.written, self.written + number)
+        old, _, pointers = self.blocks.append(line, rows)
+        assert old == len(self.lists[line])
+        blocks = at(pointers, -(-(old + number) // BLOCK), ctypes.c_uint64).tolist()
+        for cell in range(old, old + number):
+            # Were this block another's too, the other list would no longer fit.
+            at(blocks[cell // BLOCK], BLOCK, ctypes.c_int64)[cell % BLOCK] = self.written
+            self.lists[line].append(self.written)
+            self.rows[line].append(self.written)
+            self.written += 1
+
+    @precondition(lambda self: self.lists)
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        line = data.draw(st.sampled_from(sorted(self.lists)))
+        length = len(self.lists[line])
+        cells = data.draw(st.integers(0, length) | st.just(length - length % BLOCK))
+        fork = self.blocks.fork(line, cells)
+        assert fork not in self.lists
+        self.lists[fork] = self.lists[line][:cells]
+        self.rows[fork] = self.rows[line][:cells]
+
+    @precondition(lambda self: self.lists)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        line = data.draw(st.sampled_from(sorted(self.lists)))
+        self.blocks.release(line)
+        del self.lists[line], self.rows[line]
+
+    @invariant()
+    def lines_hold_what_was_appended(self) -> None:
+        for line, cells in self.lists.items():
+            assert self.cells_of(line) == cells
+
+    @invariant()
+    def what_is_shared_counts_once(self) -> None:
+        # A full block is shared by all whose cells in it came about together: its first and last
+        # cells tell; the rest of a line is its own.
+        full = {
+            (i, cells[i], cells[i + BLOCK - 1])
+            for cells in self.lists.values()
+            for i in range(0, len(cells) - BLOCK + 1, BLOCK)
+        }
+        own = sum(len(cells) % BLOCK for cells in self.lists.values())
+        most = sum(len(cells) for cells in self.lists.values())
+        assert CELL * (len(full) * BLOCK + own) <= self.blocks.nbytes <= CELL * most
+        assert self.blocks.nbytes <= self.blocks.allocated
+        assert bool(self.lists) or self.blocks.allocated == 0
+
+
+Lines.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
+TestLines = Lines.TestCase
+
+
+def test_forks_share_full_blocks_and_copy_the_rest() -> None:
+    blocks = Blocks(BLOCK * CELL)
+    line = blocks.open()
+    blocks.append(line, np.arange(3 * BLOCK + 5))
+    forks = [blocks.fork(line, 3 * BLOCK + 2) for _ in range(4)]
+    assert blocks.nbytes == CELL * (3 * BLOCK + 5 + 4 * 2)
+    assert blocks.allocated == CELL * BLOCK * (3 + 1 + 4)
+    blocks.release(line)
+    assert blocks.nbytes == CELL * (3 * BLOCK + 4 * 2), "a fork needs its parent"
+    for fork in forks:
+        blocks.release(fork)
+    assert blocks.nbytes == blocks.allocated == 0
+
+
+def test_blocks_are_used_again() -> None:
+    blocks, made = Blocks(BLOCK * CELL), 0
+
+    def count(new: Any = blocks._new) -> Any:
+        nonlocal made
+        made += 1
+        return new()
+
+    blocks._new = count
+    keep = blocks.open()
+    for _ in range(20):
+        line = blocks.open()
+        blocks.append(line, np.arange(10 * BLOCK))
+        blocks.release(line)
+    blocks.release(keep)
+    assert made == 10
+
+
+@pytest.mark.parametrize("cells", [-1, 6])
+def test_a_fork_of_more_than_there_is_is_refused(cells: int) -> None:
+    blocks = Blocks(BLOCK * CELL)
+    line = blocks.open()
+    blocks.append(line, np.arange(5))
+    with pytest.raises(ValueError, match=f"line 0 holds 5 cells, not {cells}"):
+        blocks.fork(line, cells)
+    assert blocks.open() == 1, "a refused fork took a line"
