@@ -55,14 +55,14 @@ def slope(rests: Sequence[tuple[int, int]]) -> float | None:
 
     Args:
         rests: how many sessions there had been, and the bytes held, whenever all were gone. The
-            first quarter is left out, for libraries still warm up in it.
+            first half is left out, for libraries still warm up in it.
     """
-    warm = rests[len(rests) // 4 :]
+    warm = rests[len(rests) // 2 :]
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(warm, 2) if b[0] > a[0]]
     return statistics.median(slopes) if len(warm) >= 3 else None
 
 
 def is_leak(rests: Sequence[tuple[int, int]], slope: float, noise: int = NOISE) -> bool:
     """Whether a slope is too steep, and came to more than noise."""
-    sessions = rests[-1][0] - rests[len(rests) // 4][0]
+    sessions = rests[-1][0] - rests[len(rests) // 2][0]
     return slope > LEAK and slope * sessions > noise

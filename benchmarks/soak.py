@@ -46,6 +46,8 @@ RESTS = 12
 """How often all clients leave."""
 WARM_UP = 8000
 """Texts that are encoded first: the tokeniser's cache fills up to 10 000 words, some 4 MB."""
+PAUSE_S = 3.0
+"""Seconds between two looks at the sessions above which this process did not run, or hardly."""
 ALONE, TOGETHER = 20, 8
 """Tables that are replayed one by one, and then at once."""
 EXACT = ("transformers", "float32", "native")
@@ -61,6 +63,7 @@ class Report:
         sessions: opened, by what their client did.
         finished: sessions by finish reason.
         rows: made by all of them.
+        paused: seconds in which the clients' event loop stood still, in long pauses.
         rss: bytes of the process over time, while clients are there.
         growth: share by which the last quarter's median exceeds the second's; None if too short.
         cached: bytes of the cells that were cached at the same times.
@@ -76,6 +79,7 @@ class Report:
     sessions: Counter[str] = field(default_factory=Counter)
     finished: Counter[str] = field(default_factory=Counter)
     rows: int = 0
+    paused: float = 0.0
     rss: list[int] = field(default_factory=list)
     growth: float | None = None
     cached: list[int] = field(default_factory=list)
@@ -133,7 +137,7 @@ class Soak:
         self._deadline_s = min(deadline_s, max(1.0, seconds / 4))
         self._live: dict[Session, tuple[str, float]] = {}  # kind, and when it was opened
         self._stop = asyncio.Event()
-        self._began = time.monotonic()
+        self._began = self._looked = time.monotonic()
 
     def run(self) -> Report:
         """Everything, to the end."""
@@ -159,7 +163,7 @@ class Soak:
         desk = Desk(self._engine, self._rng, self._open, self._deadline_s, pool)
         for _ in range(WARM_UP):
             self._engine.codec.encode(desk.text(40))
-        self._began = time.monotonic()
+        self._began = self._looked = time.monotonic()
         tasks: set[asyncio.Task[None]] = set()
         last_look = last_rest = 0.0
         while (past := time.monotonic() - self._began) < self._seconds and not self._stop.is_set():
@@ -198,7 +202,7 @@ class Soak:
     def _open(self, kind: str, session: Session) -> None:
         """A client has opened a session."""
         self.report.sessions[kind] += 1
-        self._live[session] = kind, time.monotonic()
+        self._live[session] = kind, time.monotonic() - self.report.paused
 
     async def _client(self, desk: Desk) -> None:
         if not self._deck:  # every kind comes equally often, in random order
@@ -216,11 +220,19 @@ class Soak:
             self.report.crashed.append(f"{kind}: {error!r}")
 
     def _look(self, file: IO[str]) -> None:
-        """Put away who is over, and find who should be."""
+        """Put away who is over, and find who should be.
+
+        Time in which nothing ran here at all (a computer that sleeps, a virtual one that is
+        halted) counts for nobody.
+        """
+        now = time.monotonic()
+        if now - self._looked > PAUSE_S:
+            self.report.paused += now - self._looked
+        self._looked, now = now, now - self.report.paused
         for session, (kind, opened) in list(self._live.items()):
             # Not by the session's own clock, which may be what stands still.
             limit = session.limits.deadline_s or self._deadline_s
-            late = time.monotonic() - opened - limit
+            late = now - opened - limit
             if session.finish_reason is not None:
                 self._put_away(session, file)
             elif late > self._margin:
@@ -351,6 +363,7 @@ def main() -> int:
     print(f"memory, last quarter over second: {grew} (cached at most {cached:.0f} MiB); left by "
           f"each session: {left}; stuck: {len(report.stuck)}; replayed "
           f"{report.replayed} of {report.tables} tables, {report.equal} equal"
+          + (f"; stood still for {report.paused:.0f} s" if report.paused else "")
           + ("" if is_exact else " (need not be on this back end)"))  # fmt: skip
     for problem in report.problems:
         print(f"FAILED: {problem}")

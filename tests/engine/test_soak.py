@@ -91,7 +91,7 @@ def test_a_kilobyte_a_session_is_a_leak_and_noise_is_none() -> None:
     noisy = [(200 * i, 10**8 + 10**5 * (i % 2)) for i in range(12)]
     left = memory.slope(noisy)
     assert left is not None and not memory.is_leak(noisy, left)
-    assert memory.slope(leaking[:2]) is None
+    assert memory.slope(leaking[:3]) is None
 
 
 def test_a_session_that_hangs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
