@@ -11,6 +11,7 @@ import psutil
 
 from stretto.engine import Engine, Limits, SamplingParams, Session, VirtualClock
 from stretto.streams import StreamSet
+from stretto.streams.examples import demo_items
 
 FOUR = ("user", "think", "say", "code")
 """One input and three outputs of the shipped checkpoint."""
@@ -67,6 +68,8 @@ class Crowd:
 
     def __init__(self, engine: Engine, seed: int = 0) -> None:
         self.engine, self._rng = engine, random.Random(seed)
+        texts = (text for item in demo_items().values() for text in item.chunks)
+        self._text = engine.codec.encode(" ".join(texts))
         self.streams = StreamSet([engine.streams[name] for name in FOUR])
         # Nobody falls silent or comes to an end, so every row has four cells.
         self._talk = SamplingParams(
@@ -76,17 +79,21 @@ class Crowd:
     def open(self, prompt: int = PROMPT, max_rows: int = 4096) -> Session:
         """One more session. By its clock a step takes a second, in which the user says a token."""
         draw = self._rng.randrange
-        words = self.engine.model.vocab_size
         session = self.engine.open(
             self.streams,
-            prompts={"user": [draw(words) for _ in range(prompt)]},
+            prompts={"user": self._words(prompt)},
             sampling=self._talk,
             limits=Limits(max_rows=max_rows),
             seed=draw(2**31),
             clock=VirtualClock(lambda cells, cached: 1.0),
         )
-        session.send("user", [draw(words) for _ in range(min(max_rows, 512))], rate=1.0)
+        session.send("user", self._words(min(max_rows, 512)), rate=1.0)
         return session
+
+    def _words(self, number: int) -> list[int]:
+        """Tokens of a text that somebody wrote, from anywhere in it."""
+        start = self._rng.randrange(len(self._text))
+        return [self._text[(start + i) % len(self._text)] for i in range(number)]
 
     def step(self, seen: dict[Session, float], load: Load) -> list[Session]:
         """One step of the engine, noted; returns who made a row."""

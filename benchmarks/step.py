@@ -31,6 +31,8 @@ BACKENDS = (
     "native:float32", "native:bfloat16", "native:int8",
 )  # fmt: skip
 WIDTHS = (1, 4, 10, 16)
+REST = 0.03
+"""Seconds between two systems: threads of the one look for work a while after its last step."""
 BURST = 3
 """Steps timed in a row, behind one that is not: the first pays for whoever ran before."""
 
@@ -130,6 +132,7 @@ def interleaved(
     for turn in range(rounds + 1):
         for width in widths:
             for name, stepper in steppers.items():
+                time.sleep(REST)
                 took = [stepper.step(width) for _ in range(BURST + 1)]
                 if turn:
                     times[name][width] += [1e3 * seconds for seconds in took[1:]]
