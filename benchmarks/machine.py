@@ -2,6 +2,7 @@
 
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -65,18 +66,24 @@ def warn_if_busy(limit: float = 0.5) -> None:
 
 
 def read_bandwidth(
-    backend: Any = None, gibibytes: float = 1.0, rounds: int = 5
+    backend: Any = None, rounds: int = 8, between: Callable[[], None] | None = None
 ) -> tuple[float, str]:
     """Bytes a second that all threads together read from memory, and by what this was reached.
 
-    Every way reads the same buffer, far larger than any cache, and the fastest pass of the best of
-    them counts: a floor that is too high would flatter what is compared with it.
+    Every way reads the same buffer, far larger than any cache, in turns; the one with the best
+    median counts, for a floor that is too high would flatter what is compared with it.
+
+    Args:
+        backend: one whose threads can read too, or None.
+        rounds: how often each way is tried.
+        between: called after each round, so that both sides have the machine in the same state.
     """
     import torch
 
     threads = torch.get_num_threads()
-    buffer = torch.ones(int(gibibytes * GIB) // 4)
-    parts = np.array_split(buffer.numpy(), threads)
+    buffer = torch.ones(GIB // 4)
+    data = buffer.numpy()
+    parts = np.array_split(data, threads)
     words = [part[: len(part) // 2 * 2].view(np.int64) for part in parts]
     with ThreadPoolExecutor(threads) as pool:
         ways: dict[str, Callable[[], Any]] = {
@@ -84,17 +91,19 @@ def read_bandwidth(
             "numpy dot": lambda: list(pool.map(lambda part: np.dot(part, part), parts)),
             "numpy or": lambda: list(pool.map(np.bitwise_or.reduce, words)),
         }
-        best = dict.fromkeys(ways, 0.0)
-        for _ in range(rounds + 1):
+        if hasattr(backend, "read_seconds"):
+            ways["native"] = lambda: backend.read_seconds(data)
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
             for name, read in ways.items():
                 start = time.perf_counter()
                 read()
-                rate = buffer.nbytes / (time.perf_counter() - start)
-                best[name] = max(best[name], rate)
-    if hasattr(backend, "read_bandwidth"):
-        best["native"] = backend.read_bandwidth(gibibytes, rounds)
-    name = max(best, key=lambda way: best[way])
-    return best[name], name
+                rates[name].append(buffer.nbytes / (time.perf_counter() - start))
+            if between is not None:
+                between()
+    medians = {name: statistics.median(each) for name, each in rates.items()}
+    name = max(medians, key=lambda way: medians[way])
+    return medians[name], name
 
 
 def _version(name: str) -> str | None:

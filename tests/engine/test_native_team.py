@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(90),
 ]
 LM = testing.tiny_lm()
-PASSES = 2000
+PASSES = 200
 
 
 def opened(threads: int, precision: str = "int8") -> NativeBackend:
@@ -85,7 +85,7 @@ def test_measuring_between_passes_mixes_nothing_up() -> None:
     backend, known = opened(5), passes(10)
     for i in range(60):
         check(backend, *known[i % len(known)])
-        assert backend.read_bandwidth(1e-3, 2) > 0
+        assert backend.read_seconds(np.ones(1 << 18, np.float32)) > 0
 
 
 def test_an_engine_ends_its_threads() -> None:

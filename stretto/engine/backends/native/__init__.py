@@ -155,14 +155,9 @@ class NativeBackend:
             self._logits = torch.empty(max(queries, 2 * len(self._logits)), self._outputs)
         return self._logits[:queries]
 
-    def read_bandwidth(self, gibibytes: float = 1.0, rounds: int = 5) -> float:
-        """Bytes a second at which its threads read memory that no cache holds, at best."""
-        data = np.ones(int(gibibytes * 2**28), np.float32)
-        seconds = min(
-            self._lib.stretto_read_seconds(self._handle, data.ctypes.data, data.size)
-            for _ in range(rounds)
-        )
-        return data.nbytes / seconds
+    def read_seconds(self, data: np.ndarray) -> float:
+        """Seconds in which its threads read float32 numbers once: the machine's side of a floor."""
+        return self._lib.stretto_read_seconds(self._handle, data.ctypes.data, data.size)
 
     def _load(self, decoder: FamilyDecoder) -> None:
         for i in range(decoder.num_layers):
