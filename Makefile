@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`.
 BIN := .venv/bin
-SOURCES := stretto tests tools $(wildcard benchmarks)
+SOURCES := stretto tests tools hatch_build.py $(wildcard benchmarks)
 
 NATIVE := $(wildcard stretto/engine/backends/native/src/*)
 
