@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stretto.engine.backends import PRECISIONS
+from stretto.engine.backends.family import checked_precision
 from stretto.engine.backends.native.blocks import BLOCK, Blocks
 from stretto.engine.backends.native.inputs import Inputs
 from stretto.engine.backends.native.library import (
@@ -55,14 +55,7 @@ class NativeBackend:
     def __init__(
         self, lm: MultiStreamLM, precision: str | None = None, *, isa: str | None = None
     ) -> None:
-        self.precision = precision or str(lm.base.dtype).removeprefix("torch.")
-        if self.precision not in _KINDS:
-            known = ", ".join(PRECISIONS["native"])
-            raise ConfigError(f"backend native in {self.precision}: choose from {known}")
-        if lm.device.type != "cpu":
-            raise ConfigError(
-                f"backend native: the model is on {lm.device}; load it with device cpu"
-            )
+        self.precision = checked_precision(lm, "native", precision)
         if has_dynamic_rope(lm):
             raise ConfigError("backend native: rotary frequencies follow the length; choose cpu")
         self._lib = load_library(isa)
@@ -113,6 +106,11 @@ class NativeBackend:
         """Read the cells; logits of the queries, float32 (N, V + 2), until the next pass."""
         real = batch.samples != PAD_SAMPLE
         tokens, rows = batch.tokens[real], batch.positions[real]
+        # Before lines grow: a token that the model does not have is refused here.
+        embeds, (cos, sin) = (
+            self._inputs.embed(tokens, batch.streams[real]),
+            self._inputs.rotary(rows),
+        )
         number = real.sum(1)
         first = _starts(number)
         is_kept = tokens != self._silence
@@ -127,10 +125,9 @@ class NativeBackend:
         old = lines[:, 0]
         # A cell's place is behind what its line held, among those of its session that stay.
         slots = is_kept.cumsum() - 1 + np.repeat(old - kept[:-1], number)
-        cos, sin = self._inputs.rotary(rows)
         logits = self._room(len(batch.select))
         arrays = {
-            "embeds": self._inputs.embed(tokens, batch.streams[real]),
+            "embeds": embeds,
             "cos": cos,
             "sin": sin,
             "rows": rows.astype(np.int32),
