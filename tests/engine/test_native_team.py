@@ -163,6 +163,8 @@ time.sleep(0.2)
 """
 
 
+# It needs a machine whose memory and time are its own: on a busy one it failed once.
+@pytest.mark.slow
 def test_memory_may_run_out_and_the_process_end_at_any_time() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", END], capture_output=True, text=True, timeout=60, check=False
