@@ -1,10 +1,10 @@
 """Which sessions take part in the next step, and with how much.
 
 Sessions wait for a place and for memory (:mod:`stretto.engine.admission`), then hold a line of the
-cache. Whoever has something
-to do takes part; but long ticks (prompts, backlogs) and short ones (a row or a few) go into
-separate steps, in turns, and a long tick is read in parts. So a session in conversation is neither
-padded to the length of somebody's prompt, nor waits between two rows for more than one part of it.
+cache. Whoever has something to do takes part; but long ticks (prompts, backlogs) and short ones (a
+row or a few) go into separate steps, in turns, and a long tick is read in parts. So a session in
+conversation is neither padded to the length of somebody's prompt, nor waits between two rows for
+more than one part of it.
 """
 
 from stretto.engine.admission import Memory, Queue
