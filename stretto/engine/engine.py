@@ -171,6 +171,8 @@ class Engine:
     def fork(self, session: Session, seed: int | None = None) -> Session:
         """A second session with the same past; see :meth:`Session.fork`."""
         with self._stepping, self._lock:
+            # Before it is copied: one that is cancelled from now on keeps its line until the end.
+            self._scheduler.retire()
             fork = session.copy(seed)
             self._scheduler.add_fork(fork, session)
         return fork
@@ -297,7 +299,7 @@ class Engine:
             if self._changes != changes:
                 return  # something was sent since the step found nothing to do
             if waiting:
-                self._news.wait(max(0.0, seconds))
+                self._news.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX))
                 return
             if live and not started:
                 raise LimitError(

@@ -67,6 +67,8 @@ class Scheduler:
     def add_fork(self, fork: Session, session: Session) -> None:
         """Take a copy of a session in, with a line that holds the same.
 
+        To be called behind :meth:`retire`, so that who is over takes no place.
+
         Raises:
             LimitError: there is no place or no memory for it.
         """
@@ -74,7 +76,6 @@ class Scheduler:
             self.check(fork)
             self.add(fork)
             return
-        self.retire()
         if len(self._active) >= self._max_sessions:
             raise LimitError(
                 f"all {self._max_sessions} sessions that may be active are: cancel one before you "
