@@ -187,3 +187,21 @@ def test_a_fork_without_memory_leaves_nothing_behind() -> None:
     assert allocated(blocks) == CELL * BLOCK * 3
     assert [block.users for block in blocks._lines[line].blocks] == [1, 1, 1]
     assert blocks.open() == 1, "the fork that failed keeps its line"
+
+
+def test_a_line_without_memory_holds_what_it_held() -> None:
+    blocks, left = Blocks(BLOCK * CELL), 2
+
+    def scarce(new: Any = blocks._new) -> Any:
+        nonlocal left
+        if not left:
+            raise MemoryError
+        left -= 1
+        return new()
+
+    line = blocks.open()
+    blocks._new = scarce
+    blocks.append(line, np.arange(5))
+    with pytest.raises(MemoryError):
+        blocks.append(line, np.arange(3 * BLOCK))
+    assert blocks.nbytes == CELL * 5

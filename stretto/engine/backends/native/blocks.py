@@ -54,7 +54,7 @@ class Blocks:
             for i, block in enumerate(line.blocks):
                 if id(block) not in seen:
                     seen.add(id(block))
-                    cells += min(BLOCK, line.length - i * BLOCK)
+                    cells += max(0, min(BLOCK, line.length - i * BLOCK))
         return cells * self._block_bytes // BLOCK
 
     def open(self) -> int:
