@@ -35,7 +35,8 @@ class Engine:
     Args:
         lm: the model, in evaluation mode.
         codec: its tokeniser.
-        backend: what runs the forward passes: a name (see ``open_backend``), or one that is open.
+        backend: what runs the forward passes: a name (see ``open_backend``), or one that is open,
+            which only one engine at a time may step.
         max_sessions: how many sessions are active at once; others wait for their turn.
         chunk: a tick with more cells (a long prompt or backlog) is read in parts of at most so
             many, each a step, while other sessions go on with their rows in between. What a
