@@ -5,6 +5,7 @@ Hatchling calls the hook; ``python hatch_build.py`` compiles in place, as an edi
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,9 +35,8 @@ class NativeBuildHook(BuildHookInterface):
             return
         try:
             compile_all()
-        except subprocess.CalledProcessError as error:
-            text = error.stderr.decode(errors="replace")
-            self.app.display_warning(f"stretto: back end native is left out: {text}")
+        except (subprocess.CalledProcessError, OSError) as error:
+            self.app.display_warning(f"stretto: back end native is left out: {told(error)}")
             return
         if version != "editable":
             from packaging.tags import platform_tags
@@ -53,10 +53,21 @@ def why_not() -> str | None:
     return None if compiler() else "no C++ compiler found (apt-get install g++)"
 
 
-def compiler() -> str | None:
-    """The C++ compiler: ``CXX``, or the first of the usual names."""
-    names = (os.environ.get("CXX"), "g++", "c++", "clang++")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+def compiler() -> list[str]:
+    """The C++ compiler's command: ``CXX``, which may have words behind it, or a usual name."""
+    for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++"):
+        try:
+            words = shlex.split(name)
+        except ValueError:  # a quotation mark without its twin
+            continue
+        if words and (found := shutil.which(words[0])):
+            return [found, *words[1:]]
+    return []
+
+
+def told(error: subprocess.CalledProcessError | OSError) -> str:
+    """What went wrong: the compiler's own words, or why it could not be started."""
+    return str(error) if isinstance(error, OSError) else error.stderr.decode(errors="replace")
 
 
 def built() -> list[Path]:
@@ -69,18 +80,23 @@ def compile_all() -> None:
 
     Raises:
         CalledProcessError: the compiler refuses.
+        OSError: it cannot be started, or the libraries cannot be written.
     """
     newest = max(path.stat().st_mtime for path in [*SOURCE.parent.iterdir(), Path(__file__)])
-    running = []
+    running: list[tuple[subprocess.Popen[bytes], Path, Path]] = []
+    failures: list[subprocess.CalledProcessError | OSError] = []
     for target, (isa, flags) in zip(built(), ISAS.items(), strict=True):
         if target.exists() and target.stat().st_mtime >= newest:
             continue
         unfinished = target.with_suffix(f".{os.getpid()}")
         options = [*COMMON.split(), *flags.split(), f"-DSTRETTO_ISA={isa}"]
-        command = [str(compiler()), *options, str(SOURCE)]
-        job = subprocess.Popen([*command, "-o", str(unfinished)], stderr=subprocess.PIPE)
+        command = [*compiler(), *options, str(SOURCE)]
+        try:
+            job = subprocess.Popen([*command, "-o", str(unfinished)], stderr=subprocess.PIPE)
+        except OSError as error:
+            failures.append(error)
+            break  # the one that runs is waited for
         running.append((job, unfinished, target))
-    failures = []
     for job, unfinished, target in running:
         _, errors = job.communicate()
         if job.returncode:
@@ -97,5 +113,5 @@ if __name__ == "__main__":
         sys.exit(f"back end native is left out: {reason}")
     try:
         compile_all()
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.stderr.decode(errors="replace"))
+    except (subprocess.CalledProcessError, OSError) as error:
+        sys.exit(told(error))

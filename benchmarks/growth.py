@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from benchmarks.load import cache_bytes
+from benchmarks.load import cache_bytes, step_until
 from stretto.engine import Engine, Limits, SamplingParams, VirtualClock
 from stretto.engine.backends import Backend, open_backend
 from stretto.models import MultiStreamLM, load_codec
@@ -75,8 +75,7 @@ def silent_bytes(base: str, name: str, rows: int = 64) -> int | None:
             sampling={s.name: hush for s in streams if s.name != "voice_0"} | {"voice_0": talk},
             limits=Limits(max_rows=rows + 2),
         )
-        while len(session.rows) < rows:
-            engine.step()
+        step_until(engine, [session], rows)
         told = cache_bytes(engine)
         if told is None:
             return None
@@ -100,9 +99,8 @@ def rows_cost(engine: Engine, lengths: Sequence[int] = ROWS, steps: int = 12) ->
         while len(session.rows) < length:
             words = min(CHUNK, length - len(session.rows))
             session.send("user", rng.integers(0, special.silence, words).tolist())
-            goal = len(session.rows) + words
-            while len(session.rows) < goal:  # an engine may read a backlog in parts
-                engine.step()
+            # An engine may read a backlog in parts.
+            step_until(engine, [session], len(session.rows) + words)
         took = []
         for _ in range(steps + 1):
             start = time.perf_counter()

@@ -19,6 +19,7 @@ import torch
 from benchmarks.step import BASE, ROUNDS, ROWS, WIDTHS, prefill, step
 from stretto.engine.backends import open_backend
 from stretto.engine.backends.llama_context import c, start
+from stretto.errors import CheckpointError, LimitError
 from stretto.models import MultiStreamLM
 from stretto.models.gguf_export import cached_gguf
 
@@ -33,6 +34,10 @@ class PlainLlama:
         precision: of its matrices, as for the back end.
         rows: how many tokens are cached.
         threads: None for as many as torch uses.
+
+    Raises:
+        CheckpointError: the GGUF file cannot be loaded.
+        LimitError: no memory for the cache.
     """
 
     def __init__(
@@ -42,11 +47,16 @@ class PlainLlama:
         self._rows, self._vocab = rows, lm.vocab_size
         path = cached_gguf(lm, precision, plain=True)
         model = c.llama_model_load_from_file(str(path).encode(), c.llama_model_default_params())
+        if not model:
+            raise CheckpointError(f"{path}: llama.cpp cannot load it; delete it to have it anew")
         params = c.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = rows + 256, 512, 512
         params.n_threads = params.n_threads_batch = threads or torch.get_num_threads()
         params.no_perf = True
         self._context: Any = c.llama_init_from_model(model, params)
+        if not self._context:
+            c.llama_model_free(model)
+            raise LimitError(f"llama.cpp: no memory for {rows + 256} cells; set BENCH_ROWS lower")
         weakref.finalize(self, _free, model, self._context)
         rng = np.random.default_rng(0)
         for first in range(0, rows, 512):

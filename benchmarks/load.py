@@ -4,12 +4,14 @@ import random
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import psutil
 
 from stretto.engine import Engine, Limits, SamplingParams, Session, VirtualClock
+from stretto.errors import StrettoError
 from stretto.streams import StreamSet
 from stretto.streams.examples import demo_items
 
@@ -115,8 +117,7 @@ def steady(engine: Engine, number: int, rows: int, seed: int = 0) -> Load:
     load, crowd = Load(number), Crowd(engine, seed)
     before = _rss()
     sessions = [crowd.open() for _ in range(number)]
-    while min(len(session.rows) for session in sessions) < 4:
-        engine.step()
+    step_until(engine, sessions, 4)
     begun = {session: len(session.rows) for session in sessions}
     seen: dict[Session, float] = {}
     for _ in range(rows):
@@ -140,8 +141,7 @@ def coming_and_going(engine: Engine, number: int, steps: int, seed: int = 0) -> 
         return crowd.open(prompt=rng.randint(8, 96), max_rows=rng.randint(12, 60))
 
     live = [newcomer() for _ in range(number)]
-    while min(len(session.rows) for session in live) < 1:
-        engine.step()
+    step_until(engine, live, 1)
     seen: dict[Session, float] = {}
     opened: dict[Session, float] = {}
     lived: defaultdict[Session, list[int]] = defaultdict(lambda: [0, 0])
@@ -160,6 +160,23 @@ def coming_and_going(engine: Engine, number: int, steps: int, seed: int = 0) -> 
     load.rows = [round(100 * made / steps) for steps, made in lived.values() if steps >= 8]
     _dismiss(engine, live)
     return load
+
+
+def step_until(engine: Engine, sessions: Sequence[Session], rows: int) -> None:
+    """Step until each of these has so many rows.
+
+    Raises:
+        StrettoError: one of them is over before, as when the cache has no room for all.
+    """
+    while short := [session for session in sessions if len(session.rows) < rows]:
+        for session in short:
+            if session.finish_reason is not None:
+                why = f": {session.error}" if session.error else ""
+                raise StrettoError(
+                    f"a session was over ({session.finish_reason}) after {len(session.rows)} of "
+                    f"{rows} rows{why}"
+                )
+        engine.step()
 
 
 def cache_bytes(engine: Engine) -> int | None:

@@ -21,10 +21,12 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -193,11 +195,10 @@ class Soak:
         self.report.stuck += ["a client that does not return" for _ in late]
 
     def _listen(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGINT, self._stop.set)
-        except (NotImplementedError, RuntimeError, ValueError):
-            pass  # not the main thread, or no signals here: then Ctrl-C is not caught
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals go there
+        with suppress(NotImplementedError):  # no signals on this system: Ctrl-C is not caught
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._stop.set)
 
     def _open(self, kind: str, session: Session) -> None:
         """A client has opened a session."""
@@ -344,7 +345,7 @@ def main() -> int:
     lm, codec = load(chosen.model)
     name, backend = open_fast(lm, None if chosen.backend == "auto" else chosen.backend)
     engines = [Engine(lm, codec, backend=backend, max_sessions=8) for _ in range(2)]
-    replay_minutes = chosen.replay_minutes or chosen.minutes / 3
+    replay_minutes = chosen.minutes / 3 if chosen.replay_minutes is None else chosen.replay_minutes
     is_exact = any(part in name for part in EXACT)
     soak = Soak(
         engines[0], 60 * chosen.minutes, replay=engines[1], is_exact=is_exact, seed=chosen.seed,

@@ -18,7 +18,7 @@ from benchmarks.goal import save
 from benchmarks.machine import facts, line
 from stretto.engine.backends import Backend, open_backend
 from stretto.engine.batch import RowBatch
-from stretto.errors import ConfigError
+from stretto.errors import ConfigError, StrettoError
 from stretto.models import MultiStreamLM
 
 BASE = os.environ.get("BENCH_BASE", "smollm2-135m")
@@ -101,7 +101,7 @@ def open_any(name: str, lm: MultiStreamLM) -> Backend | None:
     start = time.perf_counter()
     try:
         backend = open_backend(name, lm)
-    except ConfigError as error:
+    except StrettoError as error:
         print(f"{name}: left out ({error})", file=sys.stderr)
         return None
     print(f"{name}: open in {time.perf_counter() - start:.1f} s", file=sys.stderr)

@@ -179,13 +179,20 @@ def _free_bytes() -> int:
         free = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         pass
+    return min(free, _left_in_group(Path("/sys/fs/cgroup"), free))
+
+
+def _left_in_group(group: Path, otherwise: int) -> int:
+    """Bytes that a control group may still take; ``otherwise`` where it has no limit."""
     try:
-        group = Path("/sys/fs/cgroup")
-        most = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-        free = min(free, max(0, most))
-    except (OSError, ValueError):
-        pass
-    return free
+        most = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # What files' pages take is given back when it is needed.
+        used -= int(stat["inactive_file"]) + int(stat["active_file"])
+    except (OSError, ValueError, KeyError):
+        return otherwise
+    return max(0, most - used)
 
 
 def blocks(cells: int) -> int:

@@ -35,7 +35,8 @@ class Engine:
     Args:
         lm: the model, in evaluation mode.
         codec: its tokeniser.
-        backend: what runs the forward passes: a name (see ``open_backend``), or one that is open.
+        backend: what runs the forward passes: a name (see ``open_backend``), or one that is open,
+            which only one engine at a time may step.
         max_sessions: how many sessions are active at once; others wait for their turn.
         chunk: a tick with more cells (a long prompt or backlog) is read in parts of at most so
             many, each a step, while other sessions go on with their rows in between. What a
@@ -87,9 +88,11 @@ class Engine:
             self._backend, max_sessions, chunk, self._memory, Queue(max_waiting), self._prefixes
         )
         self._steps = self._cells = 0
+        self.failed_passes = 0  # each ended the sessions that took part
         self._lock = threading.RLock()
         self._stepping = threading.Lock()
-        self._news = threading.Event()
+        self._news = threading.Condition()
+        self._changes = 0
         self._live = LiveLoop(self)
 
     @classmethod
@@ -169,6 +172,8 @@ class Engine:
     def fork(self, session: Session, seed: int | None = None) -> Session:
         """A second session with the same past; see :meth:`Session.fork`."""
         with self._stepping, self._lock:
+            # Before it is copied: one that is cancelled from now on keeps its line until the end.
+            self._scheduler.retire()
             fork = session.copy(seed)
             self._scheduler.add_fork(fork, session)
         return fork
@@ -257,6 +262,7 @@ class Engine:
         except BaseException as error:  # Ctrl-C too: rows are written, but perhaps half read
             for tick in ticks:
                 tick.session.fail(error)
+            self.failed_passes += 1
             raise
 
     def _sample(self, logits: Tensor, batch: RowBatch, ticks: list[Tick]) -> np.ndarray:
@@ -276,27 +282,33 @@ class Engine:
                 tick.session.receive(tick, tokens[asked])
 
     def _step_or_wait(self, wanted: list[Session]) -> None:
-        self._news.clear()
+        changes = self._changes
         if self.step():
             return
         live = [session for session in wanted if session.finish_reason is None]
         started = [session for session in live if session.line is not None]
         is_queued = len(started) < len(live)
-        blocked = self._scheduler.why_blocked()
+        with self._lock:  # another thread may step
+            blocked, holders = self._scheduler.why_blocked(), self._scheduler.holders()
         if is_queued and not blocked:
             return
         # Who waits for a line waits for all who hold one.
-        watched = self._scheduler.holders() if is_queued else started
+        watched = holders if is_queued else started
         waiting = [session for session in watched if session.next_arrival() is not None]
-        if waiting:
-            self._news.wait(max(0.0, min(_seconds_to_event(session) for session in waiting)))
-        elif live and not started:
-            raise LimitError(
-                f"all {len(watched)} sessions that may be active wait for input: close or cancel "
-                f"one of them, or give the engine more {blocked}"
-            )
-        for session in [] if waiting else started:
-            session.finish("quiet")
+        seconds = min((_seconds_to_event(session) for session in waiting), default=0.0)
+        with self._news:
+            if self._changes != changes:
+                return  # something was sent since the step found nothing to do
+            if waiting:
+                self._news.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX))
+                return
+            if live and not started:
+                raise LimitError(
+                    f"all {len(watched)} sessions that may be active wait for input: close or "
+                    f"cancel one of them, or give the engine more {blocked}"
+                )
+            for session in started:
+                session.finish("quiet")
 
     # What sessions ask of it.
 
@@ -321,7 +333,9 @@ class Engine:
 
     def changed(self, session: Session) -> None:
         """Something was sent, closed or cancelled."""
-        self._news.set()
+        with self._news:
+            self._changes += 1
+            self._news.notify_all()
         self._live.announce(session)
 
 

@@ -1,6 +1,7 @@
 """All live inputs of a session: what may be sent, what was sent, what has arrived."""
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -81,10 +82,13 @@ class Inputs:
 
     def feed(self, arrivals: Iterable[tuple[float, str, int]], closed: bool, at: At) -> None:
         """Queue single tokens for stated seconds; see :meth:`Session.feed`."""
-        due_tokens = list(arrivals)
-        self._check_room(len(due_tokens))
-        for due, stream, token in due_tokens:
-            box, tokens = self._open_box(stream), self._encode(stream, [token])
+        checked = []  # all of them before any is queued
+        for due, stream, token in arrivals:
+            if not math.isfinite(due):
+                raise InputError(f"stream {stream!r}: a token cannot be due at second {due}")
+            checked.append((due, stream, self._open_box(stream), self._encode(stream, [token])))
+        self._check_room(len(checked))
+        for due, stream, box, tokens in checked:
             self._note("feed", stream, tokens, None, at)
             box.send(tokens, due, None)
         for box in self._boxes.values():

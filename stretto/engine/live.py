@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -56,9 +57,11 @@ class LiveLoop:
 
     def announce(self, session: "Session") -> None:
         """From any thread: a session has new rows, new input, or is over."""
-        if self._loop is None or session not in self._news or self._loop.is_closed():
+        if self._loop is None or session not in self._news:
             return
-        self._loop.call_soon_threadsafe(self._wake, session)
+        # From another thread the loop may be closed at any moment: then nobody waits any more.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._wake, session)
 
     def _wake(self, session: "Session") -> None:
         self._work.set()
@@ -90,13 +93,13 @@ class LiveLoop:
         """Step while an attached session is live; rest while all of them wait for input."""
         while self._served:
             self._work.clear()
-            is_idle = False
+            is_idle, failed = False, self._engine.failed_passes
             try:
                 step = asyncio.get_running_loop().run_in_executor(self._thread, self._engine.step)
                 is_idle = not await step
             except Exception as error:
-                # Who took part is over. If that is none of ours, it would fail for ever.
-                if all(session.finish_reason is None for session in self._served):
+                # Who took part in a pass is over. What fails before one would fail for ever.
+                if self._engine.failed_passes == failed:
                     self._fail(error)
                     return
             for session in [s for s in self._served if s.finish_reason is not None]:

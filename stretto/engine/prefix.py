@@ -5,7 +5,7 @@ of another whose prompts had the same first cells. Such lines are those of live 
 kept from sessions that are over, the least recently used forgotten first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from stretto.engine.admission import blocks
 from stretto.engine.backends import Backend
 from stretto.engine.session import Session
 from stretto.engine.tick import Ints
+from stretto.errors import LimitError
 
 LEAST = 16
 """Cells that must be shared for a copy to be worth it."""
@@ -67,9 +68,10 @@ class PrefixCache:
         if best is None or shared[best] < LEAST or session.line is None:
             return 0
         line, _, kept = sources[best]
-        fork = self._backend.fork(line, shared[best])
+        # First: there may be no other line.
         self._backend.release(session.line)
-        session.line = fork
+        session.line = None
+        session.line = self._backend.fork(line, shared[best])
         if kept is not None:
             self._kept.remove(kept)
             self._kept.append(kept)
@@ -78,7 +80,10 @@ class PrefixCache:
         return shared[best]
 
     def keep(self, session: Session) -> None:
-        """Keep a copy of a session's prompts, whose line is about to be released."""
+        """Keep a copy of a session's prompts, whose line is about to be released.
+
+        Nothing is kept where there is no line or no memory for it.
+        """
         cells = session.prompt_cells[: session.num_cached]
         line = session.line
         if len(cells) < LEAST or line is None:
@@ -91,10 +96,28 @@ class PrefixCache:
         # What a longer one begins with is not kept twice.
         for kept in [k for k in self._kept if num_shared(cells, k.cells) == len(k.cells)]:
             self._forget(kept)
-        self._kept.append(_Kept(self._backend.fork(line, len(cells)), cells))
-        self.num_cells += blocks(len(cells))
-        if len(self._kept) > KEPT:
+        if len(self._kept) == KEPT:
             self._forget(self._kept[0])
+        try:
+            copy = self.new_line(lambda: self._backend.fork(line, len(cells)))
+        except (LimitError, MemoryError):
+            return
+        self._kept.append(_Kept(copy, cells))
+        self.num_cells += blocks(len(cells))
+
+    def new_line(self, make: Callable[[], int]) -> int:
+        """The line that ``make`` gives; if there are no more, kept ones are forgotten for it.
+
+        Raises:
+            LimitError: all lines there can be are those of sessions.
+        """
+        while True:
+            try:
+                return make()
+            except LimitError:
+                if not self._kept:
+                    raise
+                self._forget(self._kept[0])
 
     def shrink(self, cells: int) -> None:
         """Forget the least recently used until at most so many cells are kept."""

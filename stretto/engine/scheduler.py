@@ -1,11 +1,13 @@
 """Which sessions take part in the next step, and with how much.
 
 Sessions wait for a place and for memory (:mod:`stretto.engine.admission`), then hold a line of the
-cache. Whoever has something
-to do takes part; but long ticks (prompts, backlogs) and short ones (a row or a few) go into
-separate steps, in turns, and a long tick is read in parts. So a session in conversation is neither
-padded to the length of somebody's prompt, nor waits between two rows for more than one part of it.
+cache. Whoever has something to do takes part; but long ticks (prompts, backlogs) and short ones (a
+row or a few) go into separate steps, in turns, and a long tick is read in parts. So a session in
+conversation is neither padded to the length of somebody's prompt, nor waits between two rows for
+more than one part of it.
 """
+
+from collections.abc import Callable
 
 from stretto.engine.admission import Memory, Queue
 from stretto.engine.backends import Backend
@@ -65,6 +67,8 @@ class Scheduler:
     def add_fork(self, fork: Session, session: Session) -> None:
         """Take a copy of a session in, with a line that holds the same.
 
+        To be called behind :meth:`retire`, so that who is over takes no place.
+
         Raises:
             LimitError: there is no place or no memory for it.
         """
@@ -72,7 +76,6 @@ class Scheduler:
             self.check(fork)
             self.add(fork)
             return
-        self.retire()
         if len(self._active) >= self._max_sessions:
             raise LimitError(
                 f"all {self._max_sessions} sessions that may be active are: cancel one before you "
@@ -83,7 +86,8 @@ class Scheduler:
                 f"the cache of {self._memory.capacity} cells has no room for a fork of "
                 f"{fork.num_cached}: cancel a session, or give the engine more max_cache_bytes"
             )
-        fork.line = self._backend.fork(session.line, session.num_cached)
+        line, cells = session.line, session.num_cached
+        fork.line = self._new_line(lambda: self._backend.fork(line, cells))
         self._count(fork)
         self._active.append(fork)
 
@@ -175,12 +179,14 @@ class Scheduler:
         """Take back the lines of those who are over."""
         for session in [s for s in self._active if s.finish_reason is not None]:
             self._active.remove(session)
-            if self._prefixes and session.finish_reason not in ("error", "evicted"):
-                self._prefixes.keep(session)
-            if session.line is not None:
-                self._backend.release(session.line)
-                session.line = None
-            session.let_go()
+            try:
+                if self._prefixes and session.finish_reason not in ("error", "evicted"):
+                    self._prefixes.keep(session)
+            finally:
+                if session.line is not None:
+                    self._backend.release(session.line)
+                    session.line = None
+                session.let_go()
 
     def _admit(self) -> None:
         for session in self._queue:
@@ -188,8 +194,12 @@ class Scheduler:
         self._queue.drop_finished()
         while (first := self._queue.first) is not None and not self.why_blocked():
             first = self._queue.pop()
-            first.line = self._backend.open()
-            self._active.append(first)
+            with first.own_work():
+                first.line = self._new_line(self._backend.open)
+                self._active.append(first)
+
+    def _new_line(self, make: Callable[[], int]) -> int:
+        return make() if self._prefixes is None else self._prefixes.new_line(make)
 
     def _has_room_for(self, session: Session) -> bool:
         """Whether it fits beside the others and what they may still need at once."""

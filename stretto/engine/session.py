@@ -1,34 +1,28 @@
-"""One live table: what a caller may do with it, what has arrived by now, when it is over.
+"""One live table, and what a caller may do with it.
 
-A session never touches a tensor. The scheduler asks it for its next tick, or the next part of it;
-the engine hands back the tokens sampled for its queries. Everything in between is the model's.
-What is sent goes to :class:`stretto.engine.inputs.Inputs`; the rows themselves are written by
-:class:`stretto.engine.writer.TableWriter`.
+A session never touches a tensor. What the scheduler asks of it, tick by tick, is in
+:class:`stretto.engine.ticking.Ticking`; what is sent goes to :class:`stretto.engine.inputs.Inputs`.
 """
 
 import copy
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from stretto.engine.clock import Clock, VirtualClock
-from stretto.engine.ending import Ending
 from stretto.engine.host import Host
-from stretto.engine.inputs import Inputs
 from stretto.engine.params import Setup
-from stretto.engine.reading import Reading
-from stretto.engine.tick import Ints, Tick, empty_tick
-from stretto.engine.writer import Row, TableWriter
+from stretto.engine.ticking import Ticking
+from stretto.engine.writer import Row
 from stretto.errors import InputError
 from stretto.streams import StreamCodec, StreamTable
 
 
-class Session(Ending):
-    """A live table.
+class Session(Ticking):
+    """A live table, with the attributes of :class:`~stretto.engine.ticking.Ticking` and its own.
 
     Attributes:
         finish_reason: None while live; then ``end``, ``quiet``, ``max_rows``, ``deadline``,
@@ -37,38 +31,17 @@ class Session(Ending):
             from the cache, a LimitError that says why and what to do.
         priority: higher ones get their turn first and are evicted last.
         arrival: its number among all sessions of the engine.
-        input_end_row: row of the last input token read so far (-1: in the prompts); None if no
-            forward pass has read any.
-        input_end_time: seconds since opening at which the forward pass that read it was done.
-        line: the session's line in the cache while it has one.
         sampling_ids: for each stream the engine's number of its sampling parameters (S).
-        rng: the session's own generator.
-        num_cached: cells that its line holds.
     """
 
     def __init__(
         self, setup: Setup, codec: StreamCodec, clock: Clock, host: Host, priority: int = 0
     ) -> None:
-        super().__init__()
-        self.setup, self.codec, self.clock = setup, codec, clock
-        self.streams, self.limits, self.special = setup.streams, setup.limits, codec.special
-        self.input_end_row: int | None = None
-        self.input_end_time: float | None = None
-        self.line: int | None = None
+        super().__init__(setup, codec, clock)
         self.sampling_ids = np.zeros(len(self.streams), np.int64)
-        self.rng = np.random.default_rng(setup.seed)
-        self.num_cached = 0
         self.priority, self.arrival = priority, 0
         self._host = host
-        self._writer = TableWriter(setup, codec)
-        self._inputs = Inputs(setup, codec)
-        self._reading: Reading | None = None
         self._reseeded: list[dict[str, int]] = []
-
-    @property
-    def rows(self) -> list[Row]:
-        """Every row so far."""
-        return self._writer.rows
 
     @property
     def history(self) -> dict[int, Any]:
@@ -214,7 +187,7 @@ class Session(Ending):
     def _at(self) -> tuple[int, float]:
         return len(self.rows), self.clock.now()
 
-    # What the engine asks.
+    # What the engine asks of it as a whole.
 
     def copy(self, seed: int | None) -> "Session":
         """Everything but the line; see :meth:`fork`."""
@@ -241,168 +214,3 @@ class Session(Ending):
                 self.setup = replace(self.setup, seed=seed)
             else:
                 self._reseeded.append({"row": len(self.rows), "seed": seed})
-
-    # What the scheduler asks.
-
-    @cached_property
-    def prefill(self) -> Tick:
-        """The tick of its prompts; empty without prompts.
-
-        It does not name its session: kept by it, it would keep it alive until a full collection.
-        """
-        return self._writer.prompt_tick(None) if self.setup.prompts else empty_tick(None, [])
-
-    @cached_property
-    def prompt_cells(self) -> Ints:
-        """What tells the prompts' cells apart: token and stream, as their positions go 0, 1, 2."""
-        return (self.prefill.tokens << 16) | self.setup.inventory[self.prefill.streams]
-
-    @property
-    def is_prefilled(self) -> bool:
-        """The prompts have been read, or there are none."""
-        return self._writer.is_prefilled
-
-    @property
-    def is_reading(self) -> bool:
-        """A part of a tick has been read, and a part has not."""
-        return self._reading is not None
-
-    @property
-    def is_untouched(self) -> bool:
-        """Nothing has been read or written yet."""
-        return not (self.rows or self._reading or (self.setup.prompts and self.is_prefilled))
-
-    def max_growth(self) -> int:
-        """Cells that its next tick, or what is left of it, can add to its line at most."""
-        with self._lock:
-            if self._reading is not None:
-                return self._reading.visible_left
-            if not self._writer.is_prefilled:
-                return self.prefill.num_visible
-            room = self._writer.max_rows - len(self.rows)
-            arrived = self._inputs.arrived(self.clock.now())
-            return sum(min(room, n) for n in arrived.values()) + len(self.streams.outputs)
-
-    def growth_bound(self) -> int:
-        """No less than :meth:`max_growth`, now or in this step, and quickly told."""
-        return (
-            self._inputs.pending
-            + len(self.streams)
-            + self._writer.num_prompt_rows
-            + (0 if self._reading is None else self._reading.visible_left)
-        )
-
-    def max_cells(self) -> int:
-        """Cells that its next tick, or what is left of it, can have at most."""
-        return self.max_growth() if self._reading is None else self._reading.cells_left
-
-    def width(self) -> int:
-        """Rows its next tick, or the rest of it, spans; 0: nothing to do now. May finish it."""
-        with self._lock:
-            self.check_over()
-            if self.finish_reason is not None:
-                return 0
-            if self._reading is not None:
-                return self._reading.rows_left
-            if not self._writer.is_prefilled:
-                return self._writer.num_prompt_rows
-            if self._writer.is_live() or self._backlog():
-                return max(1, self._backlog())
-            due = self.next_event() if self.next_arrival() is not None else None
-            if due is None or not self.clock.jump(due):
-                return 0
-            self.check_over()
-            return self._backlog() if self.finish_reason is None else 0
-
-    def next_arrival(self) -> float | None:
-        """When the next input token arrives; None if none is on its way."""
-        with self._lock:
-            return self._inputs.next_due()
-
-    def next_event(self) -> float | None:
-        """When something happens even if nobody does anything: an arrival, or the deadline.
-
-        While it waits for a line of the cache, arrivals change nothing.
-        """
-        arrival = None if self.line is None else self.next_arrival()
-        dues = (arrival, self.limits.deadline_s)
-        return min((due for due in dues if due is not None), default=None)
-
-    def _backlog(self) -> int:
-        return max(self._inputs.arrived(self.clock.now()).values(), default=0)
-
-    def check_over(self) -> None:
-        """Finish it if it is over without another row: at its end, or at the deadline."""
-        deadline, writer = self.limits.deadline_s, self._writer
-        with self._lock:
-            if writer.is_prefilled and not writer.is_live() and self._inputs.is_finished():
-                self.finish("end")
-            elif deadline is not None and self.clock.now() >= deadline:
-                self.finish("deadline")
-
-    def _check_rows(self) -> None:
-        if not self._writer.is_live() and self._inputs.is_finished():
-            self.finish("end")
-        elif len(self.rows) >= self._writer.max_rows:
-            self.finish("max_rows")
-        elif self._writer.num_quiet >= self.limits.quiet_rows:
-            self.finish("quiet")
-
-    def let_go(self) -> None:
-        """Forget what is half read, now that it is over: it would keep the session alive."""
-        with self._lock:
-            self._reading = None
-
-    def begin(self, cells: int = 0) -> None:
-        """Begin its next tick, if none is being read; to be called when :meth:`width` is above 0.
-
-        Args:
-            cells: how many of the prompts' first cells its line holds already.
-        """
-        with self._lock:
-            if self._reading is not None or self.finish_reason is not None:
-                return
-            tick = self._write() if self._writer.is_prefilled else self.prefill
-            # Drawn now, so that neither the parts nor what happens between them matter.
-            tick = replace(tick, session=self, uniforms=self.rng.random(len(tick.outputs)))
-            self._reading = Reading(tick, self.num_cached)
-            self._reading.skip(cells)
-            self.num_cached += cells
-
-    def next_part(self, chunk: int | None = None) -> Tick:
-        """What is to be read next: the tick that was begun, or at most ``chunk`` cells of it."""
-        with self._lock:
-            reading = self._reading
-            if reading is None:  # cancelled since its width was asked
-                return empty_tick(self, [])
-            part = reading.next_part(chunk)
-            if self.finish_reason is None:
-                return part
-            self._reading = None
-            return empty_tick(self, part.rows_done)
-
-    def _write(self) -> Tick:
-        """Write the next rows of the table."""
-        now, room = self.clock.now(), self._writer.max_rows - len(self.rows)
-        arrived = self._inputs.take(room, now)
-        tick = self._writer.write(self, arrived, now, input_over=self._inputs.is_finished())
-        if any(arrived.values()):
-            self.input_end_row, self.input_end_time = len(self.rows) - 1, now
-        self._check_rows()
-        return tick
-
-    def receive(self, part: Tick, tokens: np.ndarray) -> None:
-        """Take the tokens sampled for a part's queries (Q); they are said in the next tick."""
-        with self._lock:
-            reading = self._reading
-            self.num_cached += part.num_visible
-            if reading is None or not reading.receive(part, tokens):
-                return
-            self._reading = None
-            # By virtual time a tick takes as long in parts as in one.
-            self.clock.advance(len(reading.tick), reading.cached)
-            if not self._writer.is_prefilled:
-                self.input_end_row = -1
-            if self.input_end_row == len(self.rows) - 1:
-                self.input_end_time = self.clock.now()
-            self._writer.receive(reading.tick, reading.tokens)

@@ -134,7 +134,8 @@ def why_not(lm: MultiStreamLM) -> str | None:
 
 def has_dynamic_rope(lm: MultiStreamLM) -> bool:
     """Whether rotary frequencies follow the longest position read, which only the host can do."""
-    return "dynamic" in str((getattr(lm.config, "rope_parameters", None) or {}).get("rope_type"))
+    kind = str((getattr(lm.config, "rope_parameters", None) or {}).get("rope_type"))
+    return "dynamic" in kind or kind == "longrope"
 
 
 def _norm(attention: Any, name: str) -> Tensor | None:

@@ -8,9 +8,17 @@ import torch
 
 from stretto.engine.backends import Backend
 from stretto.engine.batch import PAD_SAMPLE, RowBatch
+from stretto.engine.params import SamplingParams
 from stretto.models import MultiStreamLM
 
 Ints = npt.NDArray[np.int64]
+SAMPLINGS = (
+    SamplingParams(),
+    SamplingParams(silence_bias=1.0, banned=(4,), repetition_penalty=1.3),
+    SamplingParams(temperature=0.8),
+    SamplingParams(temperature=0.8, top_p=0.9, top_k=40, min_p=0.01, silence=False),
+)
+"""Ways of sampling of which each takes another path through the sampler."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Who may come in, who waits, who has to go, and what they are told."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from steered import CODEC, DONE, HUSH, LM, TALK, clock, rows
 from test_schedules import LMS, SETS, script
 
 from stretto.engine import Engine, Limits, reference
-from stretto.engine.admission import default_bytes
+from stretto.engine.admission import _left_in_group, default_bytes
 from stretto.engine.backends import open_backend
 from stretto.engine.session import Session
 from stretto.engine.testing import play
@@ -197,3 +198,16 @@ def test_defaults() -> None:
     session = engine.open(sampling=TALK, limits=Limits(max_rows=3), clock=clock())
     engine.run([session])
     assert rows(session)[-1] == [-1, 65] and engine.stats().steps == 2
+
+
+def test_pages_of_files_do_not_fill_a_container(tmp_path: Path) -> None:
+    for name, text in (
+        ("memory.max", "1000"),
+        ("memory.current", "990"),
+        ("memory.stat", "anon 300\ninactive_file 500\nactive_file 190\nslab 7"),
+    ):
+        assert _left_in_group(tmp_path, 5) == 5
+        (tmp_path / name).write_text(text)
+    assert _left_in_group(tmp_path, 5) == 700
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _left_in_group(tmp_path, 5) == 5

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +106,28 @@ def test_a_forked_line_keeps_the_rows_of_its_cells() -> None:
     lines.append(batch, keys, keys)
     fork = lines.fork(line, 2)
     assert lines.rows[fork, :2].tolist() == [7, 8] and lines.lengths.tolist() == [3, 2]
+
+
+def test_lines_that_cannot_grow_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = testing.tiny_lm()
+    lines = Lines(FamilyDecoder(lm), "inclusive", lm.special.silence)
+    lines.open()
+    before, left, zeros = lines.keys, 1, np.zeros
+
+    def scarce(shape: Any, dtype: Any = float) -> np.ndarray:
+        nonlocal left
+        if len(shape) == 5:
+            left -= 1
+        if left < 0:
+            raise MemoryError
+        return zeros(shape, dtype)
+
+    monkeypatch.setattr(np, "zeros", scarce)
+    with pytest.raises(MemoryError):
+        lines.open()
+    monkeypatch.undo()
+    assert lines.keys is before and lines.number == 1
+    assert lines.open() == 1 and lines.keys.shape[1] == 2
 
 
 class Careless(TransformersBackend):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cells import SAMPLINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -327,15 +328,7 @@ def test_a_pass_needs_no_tensor_of_another_device() -> None:
         assert (logits.device.type, logits.shape) == ("meta", (2 * len(took), 258))
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        SamplingParams(),
-        SamplingParams(silence_bias=1.0, banned=(4,), repetition_penalty=1.3),
-        SamplingParams(temperature=0.8),
-        SamplingParams(temperature=0.8, top_p=0.9, top_k=40, min_p=0.01, silence=False),
-    ],
-)
+@pytest.mark.parametrize("params", SAMPLINGS)
 def test_the_sampler_asks_the_device_once(params: SamplingParams) -> None:
     sampler = Sampler(258, LM.special, torch.device("cpu"))
     batch = one_row([0], [[5, 6, 7]], 0)

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from cells import SAMPLINGS
 
 from stretto.engine import Engine, conformance, testing
 from stretto.engine.backends import Backend, open_backend
@@ -94,15 +95,7 @@ def test_a_pass_does_not_wait_for_the_device() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        SamplingParams(),
-        SamplingParams(silence_bias=1.0, banned=(4,), repetition_penalty=1.3),
-        SamplingParams(temperature=0.8),
-        SamplingParams(temperature=0.8, top_p=0.9, top_k=40, min_p=0.01, silence=False),
-    ],
-)
+@pytest.mark.parametrize("params", SAMPLINGS)
 def test_the_sampler_waits_once(params: SamplingParams) -> None:
     lm = testing.tiny_lm()
     sampler = Sampler(258, lm.special, torch.device("cuda"))

@@ -1,5 +1,7 @@
 """Rows, arrivals, limits and endings, on a tiny random model steered by what it may sample."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -327,3 +329,28 @@ def test_nothing_keeps_a_graph(engine: Engine) -> None:
     session = engine.open(sampling=TALK, limits=Limits(max_rows=3), clock=clock())
     engine.run([session])
     assert torch.is_grad_enabled() and all(p.grad is None for p in LM.parameters())
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        [(0.0, "user", 1), (0.0, "nobody", 1)],
+        [(0.0, "user", 1), (0.0, "user", 10**6)],
+        [(0.0, "user", 1), (float("nan"), "user", 1)],
+        [(0.0, "user", 1), (float("inf"), "user", 1)],
+    ],
+)
+def test_nothing_is_fed_if_something_cannot_be(arrivals: list) -> None:
+    session = Engine(LM, CODEC).open(sampling=DONE, clock=clock())
+    with pytest.raises(InputError):
+        session.feed(arrivals)
+    assert session._inputs.pending == 0 and session.table.meta["sends"] == []
+
+
+def test_one_may_wait_for_what_comes_in_thirty_thousand_years() -> None:
+    engine = Engine(LM, CODEC)
+    session = engine.open(sampling=DONE)
+    session.send("user", [1, 2], rate=1e-12)
+    threading.Timer(0.2, session.cancel).start()
+    engine.run([session])
+    assert session.finish_reason == "cancelled"

@@ -117,6 +117,53 @@ def test_a_failing_pass_ends_its_sessions_and_the_loop_goes_on() -> None:
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+def test_a_failing_pass_of_others_ends_nobody_in_the_loop() -> None:
+    async def main() -> None:
+        engine = Engine(LM, CODEC, backend=Fails(LM))
+        async with engine.open(sampling=TALK, limits=Limits(max_rows=40)) as talking:
+            # Nobody reads it, so the loop does not serve it; a long prompt has passes of its own.
+            bad = engine.open(prompts={"user": [7] * 50}, sampling=TALK)
+            assert len([row async for row in talking]) == 40
+        assert (talking.finish_reason, bad.finish_reason) == ("max_rows", "error")
+        assert isinstance(bad.error, RuntimeError)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_what_fails_before_a_pass_ends_the_loop() -> None:
+    async def main() -> None:
+        engine = Engine(LM, CODEC)
+        engine._scheduler.plan = broken  # type: ignore[method-assign, assignment]
+        async with engine.open(sampling=TALK) as session:
+            with pytest.raises(ZeroDivisionError, match="planted"):
+                [row async for row in session]
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_what_is_sent_while_a_session_is_found_quiet_is_read() -> None:
+    engine = Engine(LM, CODEC)
+    session = engine.open(sampling=SamplingParams(allowed=(CODEC.special.end,)), clock=clock())
+    step, asked, late = engine.step, session.next_arrival, [5, 6]
+
+    def found_nothing() -> list:
+        made = step()
+        if not made and late:
+            session.next_arrival = nothing_yet  # type: ignore[method-assign]
+        return made
+
+    def nothing_yet() -> float | None:
+        due = asked()
+        session.next_arrival = asked  # type: ignore[method-assign]
+        session.send("user", [late.pop()])
+        return due
+
+    engine.step = found_nothing  # type: ignore[method-assign, assignment]
+    engine.run([session])
+    assert session.finish_reason == "quiet" and not late
+    assert [row.tokens["user"] for row in session.rows if "user" in row.tokens] == [6, 5]
+
+
 def test_parameters_of_nobody_make_room_for_others() -> None:
     special = CODEC.special
     sampler = Sampler(special.end + 1, special, torch.device("cpu"))

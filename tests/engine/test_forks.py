@@ -168,3 +168,23 @@ def test_the_engine_is_the_home() -> None:
     assert fork.priority == 3 and fork.arrival > session.arrival
     engine.run([session, fork])
     assert np.array_equal(session.table.rows, fork.table.rows)
+
+
+def test_a_session_may_be_cancelled_while_it_is_forked() -> None:
+    engine = Engine(LM, CODEC)
+    parent = engine.open(prompts={"user": [5] * 9}, sampling=TALK, limits=Limits(max_rows=6),
+                         clock=clock())  # fmt: skip
+    for _i in range(3):
+        engine.step()
+    copy = parent.copy
+
+    def then_cancelled(seed: int | None) -> Session:
+        made = copy(seed)
+        parent.cancel()  # as another thread might
+        return made
+
+    parent.copy = then_cancelled  # type: ignore[method-assign]
+    fork = parent.fork()
+    engine.run([fork])
+    assert (parent.finish_reason, fork.finish_reason) == ("cancelled", "max_rows")
+    assert len(fork.rows) == 6 and engine.stats().active == 0

@@ -140,3 +140,22 @@ def test_steps_are_made_by_one_thread() -> None:
 
     asyncio.run(asyncio.wait_for(main(), 60))
     assert len(seen) == 1
+
+
+def test_a_loop_that_closes_meanwhile_disturbs_no_caller() -> None:
+    class Closing:
+        """Open when it is asked, closed when it is called: another thread closes it."""
+
+        def is_closed(self) -> bool:
+            return False
+
+        def call_soon_threadsafe(self, *_: object) -> None:
+            raise RuntimeError("Event loop is closed")
+
+    engine = Engine(LM, CODEC)
+    session = engine.open(sampling=TALK, limits=Limits(max_rows=3))
+    engine._live._news[session] = asyncio.Event()
+    engine._live._loop = Closing()  # type: ignore[assignment]
+    session.send("user", "a", end=True)
+    engine.run([session])
+    assert session.finish_reason == "max_rows"

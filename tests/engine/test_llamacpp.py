@@ -156,6 +156,22 @@ def test_views_are_shared_out_anew_when_lines_are_opened(monkeypatch: pytest.Mon
         assert torch.allclose(asked, again[0], atol=1e-4)
 
 
+def test_a_context_that_cannot_grow_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sequence that llama.cpp does not know would end the process."""
+    monkeypatch.setattr(llama_context, "FIRST_SEQUENCES", 8)
+    backend = exact(testing.tiny_lm())
+    first = backend.open()
+    with monkeypatch.context() as scarce:
+        scarce.setattr(llama_context.c, "llama_init_from_model", lambda *_: None)
+        with pytest.raises(LimitError, match="no memory for"):
+            backend.open()
+    assert max(backend._free) < backend._context.sequences == 8
+    second = backend.open()
+    assert len({*backend._free, backend._lines[first].sequence}) == 15 == len(backend._free) + 1
+    one, other = (backend.forward(cells(line, [5, 6], [0, 0])) for line in (first, second))
+    assert torch.allclose(one, other, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("precision", "near", "far"),
     [("bfloat16", 1e-3, 0.2), ("q8_0", 1e-2, 0.6), ("q4_0", 0.1, 6.0)],

@@ -292,6 +292,11 @@ def test_models_that_it_cannot_run_are_refused_in_one_line() -> None:
     refuse(lm_of("llama", {}).to("meta"), "the model is on meta; load it with device cpu")
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     refuse(lm_of("llama", {"rope_parameters": dynamic}), "rotary frequencies follow the length")
+    long = {
+        "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32,
+        "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 2.0,
+    }  # fmt: skip
+    refuse(lm_of("llama", {"rope_parameters": long}), "rotary frequencies follow the length")
     refuse(lm_of("llama", {"head_dim": 1026}), "heads of 1026 numbers, at most 1024 fit")
     refuse(lm_of("gemma", {}), "is no Llama-like decoder")
 
@@ -301,3 +306,11 @@ def test_a_model_in_half_precision_may_be_rounded_to_8_bits() -> None:
     expected = everything_read(NativeBackend(lm, "int8"), lm)
     logits = everything_read(NativeBackend(lm.half(), "int8"), lm)
     assert np.abs(logits - expected).max() < 0.3
+
+
+def test_a_stream_that_the_model_lacks_leaves_the_lines_alone() -> None:
+    backend = NativeBackend(LMS["tiny"])
+    cells = Cells(np.array([5, 6]), np.array([0, 99]), np.array([0, 0]))
+    with pytest.raises(IndexError):
+        read(backend, [backend.open()], [cells])
+    assert backend.cache_bytes == 0

@@ -20,6 +20,12 @@ def at(address: int, number: int, kind: Any) -> np.ndarray:
     return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), (number,))
 
 
+def allocated(blocks: Blocks) -> int:
+    """Bytes of all blocks that lines point to, full or not."""
+    used = {id(block) for line in blocks._lines.values() for block in line.blocks}
+    return len(used) * CELL * BLOCK
+
+
 class Lines(RuleBasedStateMachine):
     """Blocks beside lists: what is appended, and the row of each cell."""
 
@@ -100,8 +106,8 @@ class Lines(RuleBasedStateMachine):
         own = sum(len(cells) % BLOCK for cells in self.lists.values())
         most = sum(len(cells) for cells in self.lists.values())
         assert CELL * (len(full) * BLOCK + own) <= self.blocks.nbytes <= CELL * most
-        assert self.blocks.nbytes <= self.blocks.allocated
-        assert bool(self.lists) or self.blocks.allocated == 0
+        assert self.blocks.nbytes <= allocated(self.blocks)
+        assert bool(self.lists) or allocated(self.blocks) == 0
 
 
 Lines.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
@@ -114,12 +120,12 @@ def test_forks_share_full_blocks_and_copy_the_rest() -> None:
     blocks.append(line, np.arange(3 * BLOCK + 5))
     forks = [blocks.fork(line, 3 * BLOCK + 2) for _ in range(4)]
     assert blocks.nbytes == CELL * (3 * BLOCK + 5 + 4 * 2)
-    assert blocks.allocated == CELL * BLOCK * (3 + 1 + 4)
+    assert allocated(blocks) == CELL * BLOCK * (3 + 1 + 4)
     blocks.release(line)
     assert blocks.nbytes == CELL * (3 * BLOCK + 4 * 2), "a fork needs its parent"
     for fork in forks:
         blocks.release(fork)
-    assert blocks.nbytes == blocks.allocated == 0
+    assert blocks.nbytes == allocated(blocks) == 0
 
 
 def test_blocks_are_used_again() -> None:
@@ -148,3 +154,54 @@ def test_a_fork_of_more_than_there_is_is_refused(cells: int) -> None:
     with pytest.raises(ValueError, match=f"line 0 holds 5 cells, not {cells}"):
         blocks.fork(line, cells)
     assert blocks.open() == 1, "a refused fork took a line"
+
+
+def test_a_fork_shares_before_it_asks_for_memory() -> None:
+    blocks, made = Blocks(BLOCK * CELL), 0
+
+    def count(new: Any = blocks._new) -> Any:
+        nonlocal made
+        made += 1
+        return new()
+
+    line = blocks.open()
+    blocks.append(line, np.arange(9 * BLOCK + 1))
+    blocks._new = count
+    blocks.fork(line, 9 * BLOCK)
+    assert made == 0
+    blocks.fork(line, 9 * BLOCK + 1)
+    assert made == 1
+
+
+def test_a_fork_without_memory_leaves_nothing_behind() -> None:
+    blocks = Blocks(BLOCK * CELL)
+    line = blocks.open()
+    blocks.append(line, np.arange(2 * BLOCK + 5))
+
+    def none() -> Any:
+        raise MemoryError
+
+    blocks._new = none
+    with pytest.raises(MemoryError):
+        blocks.fork(line, 2 * BLOCK + 5)
+    assert allocated(blocks) == CELL * BLOCK * 3
+    assert [block.users for block in blocks._lines[line].blocks] == [1, 1, 1]
+    assert blocks.open() == 1, "the fork that failed keeps its line"
+
+
+def test_a_line_without_memory_holds_what_it_held() -> None:
+    blocks, left = Blocks(BLOCK * CELL), 2
+
+    def scarce(new: Any = blocks._new) -> Any:
+        nonlocal left
+        if not left:
+            raise MemoryError
+        left -= 1
+        return new()
+
+    line = blocks.open()
+    blocks._new = scarce
+    blocks.append(line, np.arange(5))
+    with pytest.raises(MemoryError):
+        blocks.append(line, np.arange(3 * BLOCK))
+    assert blocks.nbytes == CELL * 5

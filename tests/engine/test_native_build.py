@@ -52,7 +52,7 @@ def test_without_a_compiler_it_says_how_to_get_one(
         assert hook.why_not() == "no C++ compiler found (apt-get install g++)"
     path = compiler(tmp_path, "exit 0")
     monkeypatch.setenv("CXX", str(path))
-    assert hook.compiler() == str(path)
+    assert hook.compiler() == [str(path)]
     monkeypatch.setattr(hook.platform, "machine", lambda: "aarch64")
     assert hook.why_not() == "it is written for Linux on x86-64, this is linux aarch64"
 
@@ -90,6 +90,51 @@ def test_a_compiler_that_fails_leaves_no_half_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [*whole, "calls", "fake-compiler", "src"]
     )
+
+
+class Told:
+    """What the hook shows to whoever installs."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def display_warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [("echo no such thing >&2; exit 1", "no such thing"), (None, "Exec format error")],
+)
+def test_a_compiler_that_does_not_work_leaves_the_back_end_out(
+    does: str | None,
+    words: str,
+    hook: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = compiler(tmp_path, does or "")
+    if does is None:
+        path.write_bytes(b"\x7fELF no program")
+    monkeypatch.setenv("CXX", str(path))
+    monkeypatch.setattr(hook, "why_not", lambda: None)
+    told, data = Told(), {"artifacts": []}
+    build = hook.NativeBuildHook(str(tmp_path), {}, None, None, "", "wheel", app=told)
+    build.initialize("standard", data)
+    (warning,) = told.warnings
+    assert "back end native is left out" in warning and words in warning
+    assert data == {"artifacts": []}
+
+
+def test_the_compiler_may_have_words_before_and_behind(
+    hook: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = compiler(tmp_path, 'echo "$1 $2" > "$out"')
+    monkeypatch.setenv("CXX", f"'{path}' g++ -fno-plt")
+    hook.compile_all()
+    assert hook.built()[0].read_text() == "g++ -fno-plt\n"
+    monkeypatch.setenv("CXX", "'g++")
+    assert "g++" not in hook.compiler()[1:]
 
 
 @pytest.mark.slow

@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steered import CODEC, DONE, LM, STEP, TALK, E, S, _, clock, rows
-from test_schedules import LMS, SETS, script
+from test_schedules import LMS, SETS, check_equals_reference, script
 from torch import Tensor
 
-from stretto.engine import Engine, Limits, SamplingParams, VirtualClock, reference
+from stretto.engine import Engine, Limits, SamplingParams, VirtualClock
 from stretto.engine.backends.transformers import TransformersBackend
 from stretto.engine.batch import RowBatch
-from stretto.engine.testing import play
 from stretto.errors import ConfigError
 
 
@@ -23,10 +22,7 @@ def test_the_parts_do_not_show(which: str, data: st.DataObject) -> None:
     lm = LMS[which]
     scripts = data.draw(st.lists(script(SETS[which]), min_size=1, max_size=3))
     engine = Engine(lm, CODEC, chunk=data.draw(st.integers(1, 7)))
-    for played, table in zip(scripts, play(engine, scripts), strict=True):
-        expected = reference.run(lm, played)
-        assert table == expected
-        assert table.meta["finish_reason"] == expected.meta["finish_reason"]
+    check_equals_reference(lm, engine, scripts)
 
 
 class Watched(TransformersBackend):

@@ -12,8 +12,10 @@ from test_schedules import LMS, STOPS
 
 from stretto.engine import Engine, Limits, SamplingParams
 from stretto.engine.backends import open_backend
+from stretto.engine.backends.transformers import TransformersBackend
 from stretto.engine.prefix import KEPT
 from stretto.engine.session import Session
+from stretto.errors import LimitError
 from stretto.streams import AUDIT, READ, StreamSet
 
 CELL = open_backend("transformers", LM).cell_bytes
@@ -189,3 +191,57 @@ def test_a_session_that_is_over_is_freed_at_once(stop: int) -> None:
         assert ref() is None
     finally:
         gc.enable()
+
+
+class FewLines(TransformersBackend):
+    """Has five lines, as llama.cpp has 128."""
+
+    taken = 0
+
+    def open(self) -> int:
+        if self.taken == 5:
+            raise LimitError("five lines at most")
+        self.taken += 1
+        return super().open()
+
+    def release(self, line: int) -> None:
+        super().release(line)
+        self.taken -= 1
+
+
+def test_kept_beginnings_make_way_where_lines_are_scarce() -> None:
+    backend = FewLines(LM)
+    engine = Engine(LM, CODEC, backend=backend)
+    made = []
+    for wave in range(4):
+        five = [opened(engine, [*SYSTEM[: 20 + wave], wave, i]) for i in range(5)]
+        engine.run(five)
+        made += five
+    assert {session.finish_reason for session in made} == {"max_rows"}
+    assert engine.stats().prefix_hits > 0 and backend.taken <= 5
+    talking = [opened(engine, [i] * 20, limits=Limits(max_rows=99)) for i in range(4)]
+    engine.step()
+    engine.fork(talking[0])
+    with pytest.raises(LimitError, match="five lines"):
+        engine.fork(talking[0])
+    late = opened(engine, SYSTEM)
+    engine.step()
+    assert late.finish_reason == "error" and isinstance(late.error, LimitError)
+    assert all(session.finish_reason is None for session in talking)
+    assert engine.stats().waiting == 0
+
+
+def test_a_beginning_that_cannot_be_kept_leaves_no_line_behind() -> None:
+    engine = Engine(LM, CODEC, backend="transformers")
+    prefixes = engine._prefixes
+    assert prefixes is not None
+    session = opened(engine, SYSTEM)
+
+    def broken(line: int, cells: int) -> int:
+        raise ZeroDivisionError
+
+    engine._backend.fork = broken  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        engine.run([session])
+    assert session.finish_reason == "max_rows" and session.line is None
+    assert engine.stats().cached_bytes == 0

@@ -1,6 +1,7 @@
 """The soak test in short, and that it can fail: a leak, a session that hangs, a table that lies."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from stretto.engine.backends.transformers import TransformersBackend
 from stretto.engine.batch import RowBatch
 from stretto.engine.session import Session
 from stretto.engine.testing import tiny_codec, tiny_lm
+from stretto.errors import StrettoError
 
 pytest.importorskip("psutil")
 clients = pytest.importorskip("benchmarks.clients")  # not in an installed package
 from benchmarks import memory  # noqa: E402
+from benchmarks.load import step_until  # noqa: E402
 from benchmarks.soak import Soak  # noqa: E402
 
 LM, CODEC = tiny_lm(), tiny_codec()
@@ -123,3 +126,17 @@ def test_a_client_that_meets_the_unexpected_is_reported(monkeypatch: pytest.Monk
     monkeypatch.setattr("benchmarks.soak.KINDS", vandals)
     report = soak(TransformersBackend(LM), 1, replay_s=0).run()
     assert any("was not refused" in problem for problem in report.problems)
+
+
+def test_a_soak_may_run_beside_the_main_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(soak(TransformersBackend(LM), 0.2, replay_s=0).run).result()
+    assert report.sessions
+
+
+def test_a_bench_does_not_wait_for_a_session_that_is_over() -> None:
+    engine = Engine(LM, CODEC)
+    session = engine.open("audit", limits=clients.Limits(max_rows=3))
+    step_until(engine, [session], 3)
+    with pytest.raises(StrettoError, match=r"over \(max_rows\) after 3 of 4 rows"):
+        step_until(engine, [session], 4)

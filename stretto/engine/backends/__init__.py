@@ -40,7 +40,11 @@ class Backend(Protocol):
         ...
 
     def open(self) -> int:
-        """Give an empty cache line."""
+        """Give an empty cache line.
+
+        Raises:
+            LimitError: it has no more.
+        """
         ...
 
     def fork(self, line: int, cells: int) -> int:
@@ -49,6 +53,9 @@ class Backend(Protocol):
         Args:
             line: the other, which may be released before or after the new one.
             cells: visible cells in the order in which they were read; no more than it holds.
+
+        Raises:
+            LimitError: there are no more lines.
         """
         ...
 

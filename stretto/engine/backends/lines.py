@@ -90,10 +90,11 @@ class Lines:
     def open(self) -> int:
         """Give the lowest free line, empty, so that lines in use lie close together."""
         if not self._free:
-            for line in range(self.number, max(1, 2 * self.number)):
-                heappush(self._free, line)
+            first = self.number
             # Twice as many at a time; memory that nobody writes to is not taken.
-            self._resize(max(1, 2 * self.number), self.capacity)
+            self._resize(max(1, 2 * first), self.capacity)
+            for line in range(first, self.number):
+                heappush(self._free, line)
         return heappop(self._free)
 
     def fork(self, line: int, cells: int) -> int:
@@ -160,12 +161,15 @@ class Lines:
     def _resize(self, number: int, capacity: int) -> None:
         layers, heads, size = self._sizes
         old_number, old_capacity = self.number, self.capacity
-        for name in ("keys", "values"):
-            grown = np.zeros((layers, number, heads, capacity, size), np.float32)
-            grown[:, :old_number, :, :old_capacity] = getattr(self, name)
-            setattr(self, name, grown)
+        grown = []
+        for old in (self.keys, self.values):
+            new = np.zeros((layers, number, heads, capacity, size), np.float32)
+            new[:, :old_number, :, :old_capacity] = old
+            grown.append(new)
         rows = np.zeros((number, capacity), np.int64)
         rows[:old_number, :old_capacity] = self.rows
+        # All at once: if there is no memory, the lines are as they were.
+        self.keys, self.values = grown
         self.rows = rows
         self.lengths = np.concatenate([self.lengths, np.zeros(number - old_number, np.int64)])
 

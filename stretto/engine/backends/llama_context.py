@@ -118,9 +118,12 @@ class Context:
         if cells <= self.cells and sequences <= self.sequences:
             return
         cells, sequences = max(cells, self.cells), max(sequences, self.sequences)
-        context = self._make(cells, sequences)
         size = c.llama_state_get_size(self._context)
-        state = (ctypes.c_uint8 * size)()
+        try:
+            state = (ctypes.c_uint8 * size)()
+        except MemoryError:
+            raise LimitError(f"llama.cpp: no memory to move a cache of {size} bytes") from None
+        context = self._make(cells, sequences)
         c.llama_state_get_data(self._context, state, size)
         if c.llama_state_set_data(context, state, size) != size:
             c.llama_free(context)

@@ -121,9 +121,10 @@ class LlamaCppBackend:
         known = self._context.sequences
         while known < MAX_SEQUENCES and known < lines * (1 + VIEWS):
             known *= 2
-        for sequence in range(self._context.sequences, known):
-            heappush(self._free, sequence)
+        first = self._context.sequences
         self._context.grow(0, known)
+        for sequence in range(first, known):
+            heappush(self._free, sequence)
         for other in self._lines.values():
             self._drop_views(other, self._share(lines))
         number = next(i for i in range(lines) if i not in self._lines)

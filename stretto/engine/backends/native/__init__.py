@@ -106,11 +106,9 @@ class NativeBackend:
         """Read the cells; logits of the queries, float32 (N, V + 2), until the next pass."""
         real = batch.samples != PAD_SAMPLE
         tokens, rows = batch.tokens[real], batch.positions[real]
-        # Before lines grow: a token that the model does not have is refused here.
-        embeds, (cos, sin) = (
-            self._inputs.embed(tokens, batch.streams[real]),
-            self._inputs.rotary(rows),
-        )
+        # Before lines grow: what fails here, as a stream that the model lacks, leaves them alone.
+        embeds = self._inputs.embed(tokens, batch.streams[real])
+        cos, sin = self._inputs.rotary(rows)
         number = real.sum(1)
         first = _starts(number)
         is_kept = tokens != self._silence

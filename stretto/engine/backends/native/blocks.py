@@ -54,14 +54,8 @@ class Blocks:
             for i, block in enumerate(line.blocks):
                 if id(block) not in seen:
                     seen.add(id(block))
-                    cells += min(BLOCK, line.length - i * BLOCK)
+                    cells += max(0, min(BLOCK, line.length - i * BLOCK))
         return cells * self._block_bytes // BLOCK
-
-    @property
-    def allocated(self) -> int:
-        """Bytes of all blocks in use, full or not."""
-        used = {id(block) for line in self._lines.values() for block in line.blocks}
-        return len(used) * self._block_bytes
 
     def open(self) -> int:
         """Give an empty line, the lowest number that is free."""
@@ -74,19 +68,20 @@ class Blocks:
         old = self._lines[number]
         if not 0 <= cells <= old.length:
             raise ValueError(f"line {number} holds {old.length} cells, not {cells}")
-        fork = self.open()
+        fork, full = self.open(), cells // BLOCK
         line = self._lines[fork]
-        self._reserve(line, cells)
-        full = cells // BLOCK
-        for i in range(full):
-            self._give_back(line.blocks[i])
-            line.blocks[i] = old.blocks[i]
-            line.blocks[i].users += 1
-            line.pointers[i] = old.pointers[i]
+        line.blocks, line.length = old.blocks[:full], cells
+        for block in line.blocks:
+            block.users += 1
+        try:
+            self._reserve(line, cells)
+        except MemoryError:
+            self.release(fork)
+            raise
+        line.pointers[:full] = old.pointers[:full]
         if cells % BLOCK:
             line.blocks[full].data[:] = old.blocks[full].data
         line.rows[:cells] = old.rows[:cells]
-        line.length = cells
         return fork
 
     def release(self, number: int) -> None:
@@ -122,7 +117,7 @@ class Blocks:
             line.pointers[i] = data.ctypes.data
 
     def _new(self) -> npt.NDArray[np.uint8]:
-        # Zeros: what lies behind a line's end is read with weight 0, and 0 times NaN is NaN.
+        # Zeros: keys behind a line's end are multiplied too, though nothing comes of it.
         room = np.zeros(self._block_bytes + 63, np.uint8)
         start = -room.ctypes.data % 64
         return room[start : start + self._block_bytes]

@@ -43,8 +43,8 @@ void store_cache(T* p, Floats x) {
         store(p, x);
 }
 
-// One query's part of the keys of a span; `cell` is its own place in the line, or -1 if it leaves
-// no key.
+// Whether a query of `row` sees the key at place `key`; `cell` is its own place in the line, or -1
+// if it leaves no key.
 inline bool sees(const Rule& rule, int key_row, int key, int row, int cell) {
     if (key == cell) return true;
     if (rule.strict ? key_row >= row : key_row > row) return false;
