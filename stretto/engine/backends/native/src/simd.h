@@ -64,7 +64,7 @@ inline void store_half(uint16_t* p, Floats x) {
     _mm_storeu_si128((__m128i*)p + 1, _mm256_cvtps_ph(parts[1], _MM_FROUND_TO_NEAREST_INT));
 }
 
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }  // b where a is NaN
 
 constexpr Ints LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
@@ -132,6 +132,24 @@ inline Floats exponential(Floats x) {
     p = fma(p, r, all(1.0f));
     p = fma(p, r, all(1.0f));
     return p * (Floats)(((Ints)shifted + 127) << 23);
+}
+
+// Writes the kept lanes of two vectors side by side, and perhaps LANES numbers at all; how many are kept.
+inline int squeeze(Ints keep, Floats x, Ints y, float* to_x, int32_t* to_y) {
+#ifdef __AVX512DQ__
+    const __mmask16 mask = _mm512_movepi32_mask((__m512i)keep);
+    _mm512_storeu_ps(to_x, _mm512_maskz_compress_ps(mask, (__m512)x));
+    _mm512_storeu_si512(to_y, _mm512_maskz_compress_epi32(mask, (__m512i)y));
+    return __builtin_popcount(mask);
+#else
+    if (!fold(keep, [](Ints a, Ints b) { return a | b; })[0]) return 0;
+    int number = 0;
+    for (int i = 0; i < LANES; i++) {
+        to_x[number] = x[i], to_y[number] = y[i];
+        number -= keep[i];
+    }
+    return number;
+#endif
 }
 
 // 16 sums of four products each: lanes += weights (as unsigned, 128 too large) * four bytes.
