@@ -73,7 +73,8 @@ class Nucleus {
     double total(const Row& row) const {
         Doubles sums[2] = {};
         for (int p = 0; p < row.pieces; p++)
-            for (int i = 0; i < PIECE; i += 8) sums[i / 8 % 2] += scale_.weights(load<Eight>(row.piece(p) + i));
+            for (int i = 0; i < PIECE; i += DOUBLES)
+                sums[i / DOUBLES % 2] += scale_.weights(load<Few>(row.piece(p) + i));
         return sum(sums[0] + sums[1]);
     }
 
@@ -98,13 +99,10 @@ class Nucleus {
         const size_t space = (size_t)row.pieces * PIECE + LANES;
         room_.values.resize(space), room_.ids.resize(space), room_.bins.resize(space), room_.weights.resize(space);
         for (int p = 0; p < row.pieces; p++)
-            for (int i = 0; i < PIECE; i += LANES) {
-                Floats x = load<Floats>(row.piece(p) + i);
-                x = x > LARGEST ? all(LARGEST) : x;
-                number_ += squeeze((Ints)(x >= bound), x, LANE + (p * PIECE + i), &room_.values[number_],
-                                   &room_.ids[number_]);
-            }
+            for (int i = 0; i < PIECE; i += LANES)
+                number_ += squeeze(row.piece(p) + i, bound, p * PIECE + i, &room_.values[number_], &room_.ids[number_]);
         const int end = pieces_of(number_) * PIECE;
+        for (int i = 0; i < number_; i++) room_.values[i] = std::min(room_.values[i], LARGEST);
         std::fill(room_.values.begin() + number_, room_.values.begin() + end, NEVER);
         for (int i = 0; i < end; i += PIECE) scale_.weigh(&room_.values[i], &room_.weights[i]);
     }
@@ -160,7 +158,7 @@ class Nucleus {
             out[i] = is_in & (weights[i] >= least_) ? weights[i] : 0.0;
         }
         Doubles sums = {};
-        for (int i = 0; i < PIECE; i += 8) sums += load<Doubles>(out + i);
+        for (int i = 0; i < PIECE; i += DOUBLES) sums += load<Doubles>(out + i);
         return sum(sums);
     }
 

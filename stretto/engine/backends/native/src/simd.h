@@ -64,7 +64,7 @@ inline void store_half(uint16_t* p, Floats x) {
     _mm_storeu_si128((__m128i*)p + 1, _mm256_cvtps_ph(parts[1], _MM_FROUND_TO_NEAREST_INT));
 }
 
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }  // b where a is NaN
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 constexpr Ints LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
@@ -134,19 +134,23 @@ inline Floats exponential(Floats x) {
     return p * (Floats)(((Ints)shifted + 127) << 23);
 }
 
-// Writes the kept lanes of two vectors side by side, and perhaps LANES numbers at all; how many are kept.
-inline int squeeze(Ints keep, Floats x, Ints y, float* to_x, int32_t* to_y) {
-#ifdef __AVX512DQ__
-    const __mmask16 mask = _mm512_movepi32_mask((__m512i)keep);
-    _mm512_storeu_ps(to_x, _mm512_maskz_compress_ps(mask, (__m512)x));
-    _mm512_storeu_si512(to_y, _mm512_maskz_compress_epi32(mask, (__m512i)y));
+// Writes those of 16 numbers that are no less than a bound side by side, and their places, the first
+// of which is given; how many they are. Behind them it may write too, 16 numbers of each at most.
+inline int squeeze(const float* x, float bound, int32_t first, float* to_x, int32_t* to_places) {
+#ifdef __AVX512F__
+    const __m512 all_x = _mm512_loadu_ps(x);
+    const __mmask16 mask = _mm512_cmp_ps_mask(all_x, _mm512_set1_ps(bound), _CMP_GE_OQ);
+    _mm512_storeu_ps(to_x, _mm512_maskz_compress_ps(mask, all_x));
+    _mm512_storeu_si512(to_places, _mm512_maskz_compress_epi32(mask, (__m512i)(LANE + first)));
     return __builtin_popcount(mask);
 #else
-    if (!fold(keep, [](Ints a, Ints b) { return a | b; })[0]) return 0;
+    const __m256 bounds = _mm256_set1_ps(bound);
+    int mask = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x), bounds, _CMP_GE_OQ));
+    mask |= _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + 8), bounds, _CMP_GE_OQ)) << 8;
     int number = 0;
-    for (int i = 0; i < LANES; i++) {
-        to_x[number] = x[i], to_y[number] = y[i];
-        number -= keep[i];
+    for (; mask; mask &= mask - 1, number++) {
+        const int i = __builtin_ctz(mask);
+        to_x[number] = x[i], to_places[number] = first + i;
     }
     return number;
 #endif

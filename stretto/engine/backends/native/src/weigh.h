@@ -13,18 +13,28 @@
 
 namespace STRETTO_ISA {
 
-typedef double Doubles __attribute__((vector_size(64)));
-typedef int64_t Longs __attribute__((vector_size(64)));
-typedef float Eight __attribute__((vector_size(32)));
+// As many as a register has: in two halves, compilers choose between numbers one by one.
+#ifdef __AVX512F__
+constexpr int DOUBLES = 8;
+#else
+constexpr int DOUBLES = 4;
+#endif
+typedef double Doubles __attribute__((vector_size(8 * DOUBLES)));
+typedef int64_t Longs __attribute__((vector_size(8 * DOUBLES)));
+typedef float Few __attribute__((vector_size(4 * DOUBLES)));
 
 constexpr int PIECE = 64;  // logits that are looked at together
 constexpr float LARGEST = std::numeric_limits<float>::max(), NEVER = -std::numeric_limits<float>::infinity();
 
 inline int pieces_of(int size) { return (size + PIECE - 1) / PIECE; }
 
-inline double sum(Doubles x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+inline double sum(Doubles x) {
+    double total = 0;
+    for (int i = 0; i < DOUBLES; i++) total += x[i];
+    return total;
+}
 
-// e^x for x <= 0, to about 1e-15 of its size; 0 below -700 and for NaN.
+// e^x for x <= 0, to about 1e-14 of its size; 0 below -700 and for NaN.
 inline Doubles exponential(Doubles x) {
     const Longs counts = x >= -700.0;
     x = counts ? x : Doubles{} - 700.0;
@@ -32,9 +42,9 @@ inline Doubles exponential(Doubles x) {
     const Doubles shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
     Doubles r = x - n * 0.693147180369123816490;
     r = r - n * 1.90821492927058770002e-10;
-    Doubles p = Doubles{} + 1.0 / 6227020800.0;
-    for (double factor : {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320,
-                          1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0})
+    Doubles p = Doubles{} + 1.0 / 39916800;
+    for (double factor : {1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+                          1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0})
         p = p * r + factor;
     const Doubles power = (Doubles)(((Longs)shifted + 1023) << 52);
     return counts ? p * power : Doubles{};
@@ -49,19 +59,21 @@ class Row {
     Row(const float* logits, int number) : size(number), pieces(pieces_of(number)), logits_(logits) {
         std::fill(end_, end_ + PIECE, NEVER);
         std::copy(logits + size / PIECE * PIECE, logits + size, end_);
-        Floats tops[4] = {all(NEVER), all(NEVER), all(NEVER), all(NEVER)};
-        for (int p = 0; p < pieces; p++)
-            for (int i = 0; i < 4; i++) tops[i] = larger(load<Floats>(piece(p) + i * LANES), tops[i]);
-        most = std::min(largest(larger(larger(tops[0], tops[1]), larger(tops[2], tops[3]))), LARGEST);
+        for (int p = 0; p < pieces; p++) most = std::max(most, top(p));
     }
 
     const float* piece(int p) const { return (p + 1) * PIECE <= size ? logits_ + p * PIECE : end_; }
 
     float top(int p) const {
         const float* x = piece(p);
-        Floats top = all(NEVER);
-        for (int i = 0; i < PIECE; i += LANES) top = larger(load<Floats>(x + i), top);
-        return std::min(largest(top), LARGEST);
+        Few tops = Few{} + NEVER;
+        for (int i = 0; i < PIECE; i += DOUBLES) {
+            const Few here = load<Few>(x + i);
+            tops = here > tops ? here : tops;  // not where it is NaN
+        }
+        float top = NEVER;
+        for (int i = 0; i < DOUBLES; i++) top = std::max(top, tops[i]);
+        return std::min(top, LARGEST);
     }
 
   private:
@@ -76,16 +88,16 @@ struct Scale {
     Scale(float largest, double temperature)
         : most(largest), cold(std::min(1 / temperature, std::numeric_limits<double>::max())) {}
 
-    Doubles weights(Eight x) const {
-        x = x > LARGEST ? Eight{} + LARGEST : x;
+    Doubles weights(Few x) const {
+        x = x > LARGEST ? Few{} + LARGEST : x;
         return exponential((__builtin_convertvector(x, Doubles) - most) * cold);
     }
 
     // Weights of a piece; their sum.
     double weigh(const float* piece, double* out) const {
         Doubles sums = {};
-        for (int i = 0; i < PIECE; i += 8) {
-            const Doubles weight = weights(load<Eight>(piece + i));
+        for (int i = 0; i < PIECE; i += DOUBLES) {
+            const Doubles weight = weights(load<Few>(piece + i));
             sums += weight;
             store(out + i, weight);
         }
