@@ -32,7 +32,8 @@ class Nucleus {
             bound = logit_of((1 - cut.top_p) * total_ / row.size, cut.temperature);
         }
         // Top-p is a share of all that top-k leaves, even of what min-p takes away.
-        if (least_ > 0 && !(is_shared && is_counted)) bound = std::max(bound, logit_of(least_, cut.temperature));
+        if (least_ > 0 && !(is_shared && is_counted))
+            bound = std::max(bound, logit_of(least_, cut.temperature));
         find(row, bound);
         if (!is_counted && !is_shared) return;
         fill_bins();
@@ -42,7 +43,8 @@ class Nucleus {
     }
 
     int64_t draw(double uniform) const {
-        return room_.ids[draw_from(pieces_of(number_), uniform, [&](int p, double* out) { return kept(p, out); })];
+        const auto weigh = [&](int p, double* out) { return kept(p, out); };
+        return room_.ids[draw_from(pieces_of(number_), uniform, weigh)];
     }
 
   private:
@@ -97,10 +99,12 @@ class Nucleus {
     // The tokens whose logits are no less than this, with their weights.
     void find(const Row& row, float bound) {
         const size_t space = (size_t)row.pieces * PIECE + LANES;
-        room_.values.resize(space), room_.ids.resize(space), room_.bins.resize(space), room_.weights.resize(space);
+        room_.values.resize(space), room_.ids.resize(space);
+        room_.weights.resize(space), room_.bins.resize(space);
         for (int p = 0; p < row.pieces; p++)
             for (int i = 0; i < PIECE; i += LANES)
-                number_ += squeeze(row.piece(p) + i, bound, p * PIECE + i, &room_.values[number_], &room_.ids[number_]);
+                number_ += squeeze(row.piece(p) + i, bound, p * PIECE + i, &room_.values[number_],
+                                   &room_.ids[number_]);
         const int end = pieces_of(number_) * PIECE;
         for (int i = 0; i < number_; i++) room_.values[i] = std::min(room_.values[i], LARGEST);
         std::fill(room_.values.begin() + number_, room_.values.begin() + end, NEVER);

@@ -24,7 +24,8 @@ typedef int64_t Longs __attribute__((vector_size(8 * DOUBLES)));
 typedef float Few __attribute__((vector_size(4 * DOUBLES)));
 
 constexpr int PIECE = 64;  // logits that are looked at together
-constexpr float LARGEST = std::numeric_limits<float>::max(), NEVER = -std::numeric_limits<float>::infinity();
+constexpr float LARGEST = std::numeric_limits<float>::max();
+constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
 inline int pieces_of(int size) { return (size + PIECE - 1) / PIECE; }
 
