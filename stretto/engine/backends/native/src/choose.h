@@ -18,9 +18,10 @@ inline int64_t likeliest(const Row& row) {
 }
 
 // One token by inverse CDF over all, in the order of ids.
-inline int64_t draw(const Row& row, double temperature, double uniform) {
+inline int64_t draw(const Row& row, double temperature, double uniform, Room& room) {
     const Scale scale(row.most, temperature);
-    return draw_from(row.pieces, uniform, [&](int p, double* out) { return scale.weigh(row.piece(p), out); });
+    const auto weigh = [&](int p, double* out) { return scale.weigh(row.piece(p), out); };
+    return draw_from(row.pieces, uniform, room.before, weigh);
 }
 
 }  // namespace STRETTO_ISA
@@ -42,6 +43,9 @@ struct Choosing {
     StrettoChoice choice;
     std::atomic<int> rows;
     std::atomic<bool> no_memory;
+    std::vector<Room> rooms;  // of each thread
+
+    explicit Choosing(int threads) : kind(0), choice(), rows(0), no_memory(false), rooms(threads) {}
 
     void begin(int wanted, const StrettoChoice& among) {
         kind = wanted, choice = among, rows = among.rows, no_memory = false;
@@ -51,7 +55,7 @@ struct Choosing {
         Choosing& self = *(Choosing*)context;
         team.phase(place, 0, self.rows, [&](int i) {
             try {
-                self.row(i);
+                self.row(i, self.rooms[place.thread]);
             } catch (const std::bad_alloc&) {
                 self.no_memory = true;
             }
@@ -62,7 +66,7 @@ struct Choosing {
         return {choice.temperature[i], choice.top_p[i], choice.min_p[i], (int64_t)choice.top_k[i]};
     }
 
-    void row(int i) const {
+    void row(int i, Room& room) const {
         const StrettoChoice& c = choice;
         const Row row(c.logits + c.which[i] * c.size, c.size);
         if (row.most == NEVER)
@@ -70,9 +74,9 @@ struct Choosing {
         else if (kind == 0)
             c.tokens[i] = likeliest(row);
         else if (kind == 1)
-            c.tokens[i] = Nucleus(row, cut(i)).draw(c.uniforms[i]);
+            c.tokens[i] = Nucleus(row, cut(i), room).draw(c.uniforms[i]);
         else
-            c.tokens[i] = draw(row, c.temperature[i], c.uniforms[i]);
+            c.tokens[i] = draw(row, c.temperature[i], c.uniforms[i], room);
     }
 };
 

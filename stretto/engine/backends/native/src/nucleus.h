@@ -18,11 +18,26 @@ struct Cut {
     int64_t top_k;  // 0: all
 };
 
-// Of a row where something may be drawn. One at a time in a thread.
+// Tokens that lie in one bin.
+struct Bin {
+    double weight;
+    int64_t tokens;
+};
+
+// What a thread looks through rows with; the found tokens are in the order of ids.
+struct Room {
+    std::vector<float> tops, values;
+    std::vector<int32_t> ids, bins;
+    std::vector<double> weights, before;
+    std::vector<Bin> sums;
+    std::vector<std::pair<float, int>> ranked;  // minus the logit, and the place among the found
+};
+
+// Of a row where something may be drawn. A room has one at a time.
 class Nucleus {
   public:
-    Nucleus(const Row& row, const Cut& cut)
-        : scale_(row.most, cut.temperature), least_(cut.min_p * (1 - ROUNDING)), room_(room()) {
+    Nucleus(const Row& row, const Cut& cut, Room& room)
+        : scale_(row.most, cut.temperature), least_(cut.min_p * (1 - ROUNDING)), room_(room) {
         const bool is_counted = cut.top_k > 0 && cut.top_k < row.size, is_shared = cut.top_p < 1;
         float bound = -LARGEST;
         if (is_counted) bound = top_k_bound(row, (int)cut.top_k);
@@ -44,7 +59,7 @@ class Nucleus {
 
     int64_t draw(double uniform) const {
         const auto weigh = [&](int p, double* out) { return kept(p, out); };
-        return room_.ids[draw_from(pieces_of(number_), uniform, weigh)];
+        return room_.ids[draw_from(pieces_of(number_), uniform, room_.before, weigh)];
     }
 
   private:
@@ -52,25 +67,6 @@ class Nucleus {
     // Bins are even in the floating-point bits of a distance: 64 to each doubling from 2^-8 to 2^8
     // temperatures; the first and the last take what is nearer or farther.
     static constexpr int SHIFT = 23 - 6, BINS = 16 * 64, FIRST = (127 - 8) * 64;
-
-    struct Bin {
-        double weight;
-        int64_t tokens;
-    };
-
-    // What a thread looks at rows with; the found tokens are in the order of ids.
-    struct Room {
-        std::vector<float> values;
-        std::vector<int32_t> ids, bins;
-        std::vector<double> weights;
-        std::vector<std::pair<float, int>> ranked;  // minus the logit, and the place among the found
-        Bin sums[BINS];
-    };
-
-    static Room& room() {
-        thread_local Room room;
-        return room;
-    }
 
     double total(const Row& row) const {
         Doubles sums[2] = {};
@@ -87,9 +83,9 @@ class Nucleus {
     }
 
     // No more than the k-th largest logit: so many pieces have one at least this large.
-    static float top_k_bound(const Row& row, int top_k) {
+    float top_k_bound(const Row& row, int top_k) const {
         if (top_k > row.pieces) return -LARGEST;
-        thread_local std::vector<float> tops;
+        std::vector<float>& tops = room_.tops;
         tops.resize(row.pieces);
         for (int p = 0; p < row.pieces; p++) tops[p] = row.top(p);
         std::nth_element(tops.begin(), tops.begin() + top_k - 1, tops.end(), std::greater<float>());
@@ -120,7 +116,7 @@ class Nucleus {
             bin = bin > 0 ? bin : Ints{};
             store(&room_.bins[i], bin < BINS - 1 ? bin : all(BINS - 1));
         }
-        std::fill(room_.sums, room_.sums + BINS, Bin{});
+        room_.sums.assign(BINS, Bin{});
         for (int i = 0; i < number_; i++) {
             Bin& bin = room_.sums[room_.bins[i]];
             bin.weight += room_.weights[i], bin.tokens++;

@@ -107,10 +107,10 @@ struct Scale {
 };
 
 // A place by inverse CDF, where some weight is above 0; one of weight 0 is never drawn. `weigh(p, out)` writes the weights of
-// piece p and returns their sum; it is asked again for the piece where the draw falls.
+// piece p and returns their sum; it is asked again for the piece where the draw falls. `before` is
+// room for sums.
 template <class Weigh>
-int draw_from(int pieces, double uniform, Weigh weigh) {
-    thread_local std::vector<double> before;
+int draw_from(int pieces, double uniform, std::vector<double>& before, Weigh weigh) {
     alignas(64) double weights[PIECE];
     before.assign(pieces + 1, 0.0);
     for (int p = 0; p < pieces; p++) before[p + 1] = before[p] + weigh(p, weights);
