@@ -115,6 +115,8 @@ def build_model(config: TrainConfig, shards: Shards, device: str = "auto") -> Mu
             f"{shards.special.silence}; build them again with --model {config.base}"
         )
     model.sets = shards.sets
+    if config.init == "random":
+        _randomise(model)
     if config.tune == "lora" and not hasattr(model.base, "peft_config"):
         from peft import LoraConfig, get_peft_model
 
@@ -130,6 +132,22 @@ def build_model(config: TrainConfig, shards: Shards, device: str = "auto") -> Mu
         model.base.gradient_checkpointing_enable({"use_reentrant": False})
         model.base.enable_input_require_grads()
     return model
+
+
+def _randomise(model: MultiStreamLM) -> None:
+    """Give a model the weights its architecture begins with, from torch's random numbers.
+
+    Raises:
+        ConfigError: the base is an adapter.
+    """
+    if hasattr(model.base, "peft_config"):
+        raise ConfigError("init: random weights under an adapter; take a plain base model")
+    fresh = type(model.base)(model.base.config)
+    model.base.load_state_dict(fresh.state_dict())
+    with torch.no_grad():
+        model.stream_embedding.zero_()
+        model.special_in.copy_(fresh.get_input_embeddings().weight.mean(0).repeat(2, 1))
+        model.special_out.copy_(fresh.get_output_embeddings().weight.mean(0).repeat(2, 1))
 
 
 def _open_run(
