@@ -22,6 +22,7 @@ from stretto.streams.packing import num_too_long, pack
 from stretto.training.config import TrainConfig
 from stretto.training.curves import plot_losses
 from stretto.training.distribution import check_launch, rank, sharded
+from stretto.training.exit_loss import check_exits
 from stretto.training.progress import ProgressCallback
 from stretto.training.trainer import PackDataset, StreamTrainer, checkpoint_step, load_trained
 
@@ -41,7 +42,7 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
 
     Raises:
         ConfigError: the run to be resumed had other settings, data, sharding or number of
-            processes, or the launch cannot be honoured.
+            processes, the launch cannot be honoured, or the model lacks an exit.
         CheckpointError, InputError: model, data or run folder cannot be read.
     """
     check_launch()
@@ -49,6 +50,7 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
     set_seed(config.seed)
     shards = load_shards(data)
     model = build_model(config, shards)
+    check_exits(config.layerskip, model.config.num_hidden_layers)
     training, held_out = _split(shards.samples, config)
     packs, held_out_packs = _packs(training, config), _packs(held_out, config)
     if not packs:

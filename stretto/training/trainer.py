@@ -208,7 +208,8 @@ class StreamTrainer(Trainer):
         model.train()
         reshard(model)
         everywhere = {e: tuple(map(self._of_all_ranks, both)) for e, both in totals.items()}
-        losses = loss_report(*everywhere.pop(0), self.lm.streams) | exit_report(everywhere)
+        sums, counts = everywhere.pop(0)
+        losses = loss_report(sums, counts, self.lm.streams) | exit_report(everywhere)
         report = {f"eval_{name}": loss for name, loss in losses.items()}
         self.log(report)
         self._evaluation = (self.state.global_step, report)

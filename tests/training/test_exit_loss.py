@@ -59,9 +59,7 @@ def test_scales_by_hand() -> None:
         (30, 8, 5, {6: 1.5 / 103.3, 14: 9.1 / 103.3, 22: 23.1 / 103.3, 30: 69.6 / 103.3}),
     ],
 )  # fmt: skip
-def test_weights_by_hand(
-    layers: int, rotation: int, step: int, expected: dict[int, float]
-) -> None:
+def test_weights_by_hand(layers: int, rotation: int, step: int, expected: dict[int, float]) -> None:
     assert exit_weights(rotational(0.1, rotation), layers, step, 100) == pytest.approx(expected)
 
 
@@ -135,7 +133,7 @@ def test_exits_are_those_of_a_model_cut_off() -> None:
 
 
 def test_chunks_have_the_gradients_of_the_whole() -> None:
-    """Of hidden states, of a tied unembedding and of silence and end; by autograd through logits."""
+    """Of hidden states, unembedding, silence and end; as autograd has them through all logits."""
     lm = tiny_lm()
     hidden = torch.randn(37, 32, requires_grad=True)
     labels = torch.randint(0, lm.vocab_size + 2, (37,))

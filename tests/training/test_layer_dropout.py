@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -193,9 +192,7 @@ def test_as_many_are_left_out_as_should_be() -> None:
     dropout = LayerDropout(lm.base.get_decoder(), 0.6, seed=3)
     share = counts(lm, dropout, 300).float().mean(0) / 3
     for layer in range(4):  # standard deviation 0.5 / 30 at most
-        assert float(share[layer]) == pytest.approx(
-            1 - drop_probability(layer, 4, 0.6), abs=0.05
-        )
+        assert float(share[layer]) == pytest.approx(1 - drop_probability(layer, 4, 0.6), abs=0.05)
     assert share[0] == 1
     assert dropout.passes == 300
 
@@ -306,15 +303,16 @@ def test_a_model_of_hugging_face_alone() -> None:
 
 def test_as_many_elements_as_cells_are_refused() -> None:
     lm = model()
-    with pytest.raises(InputError, match="cannot tell 3 batch elements from as many cells"):
-        with LayerDropout(lm.base.get_decoder(), 1.0, seed=1):
-            for _ in range(20):
-                lm.base(torch.zeros(3, 3, dtype=torch.long), use_cache=False)
+    message = "cannot tell 3 batch elements from as many cells"
+    dropout = LayerDropout(lm.base.get_decoder(), 1.0, seed=1)
+    with pytest.raises(InputError, match=message), dropout:
+        for _ in range(20):
+            lm.base(torch.zeros(3, 3, dtype=torch.long), use_cache=False)
 
 
 def test_what_cannot_be_done_is_refused() -> None:
     decoder = model().base.get_decoder()
-    with pytest.raises(ConfigError, match="p_max: between 0 and 1, got 1.5"):
+    with pytest.raises(ConfigError, match="p_max: between 0 and 1"):
         LayerDropout(decoder, 1.5)
     decoder.config.num_hidden_layers = 7
     with pytest.raises(ConfigError, match="has 0 lists of 7 layers"):

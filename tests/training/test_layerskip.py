@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from stretto.config import load
 from stretto.errors import CheckpointError, ConfigError
-from stretto.models import MultiStreamLM
 from stretto.runs import Run
 from stretto.training.config import LayerSkipSettings, TrainConfig, load_recipe, recipe_names
 from stretto.training.layer_dropout import LayerDropout
@@ -22,7 +21,7 @@ from tests.training.test_processes import SETTINGS, assert_same, finish, start
 BOTH = LayerSkipSettings(p_max=0.5, e_scale=1.0, curriculum="all", exit_tokens=0.5)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What stands for the end of a process."""
 
 
@@ -32,7 +31,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
         if state.global_step == step:
-            raise Stopped
+            raise StoppedError
         plain(self, args, state, control, **more)
 
     monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
@@ -44,7 +43,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
 ) -> None:
     config = prepare(tmp_path, steps=7, accumulate=2, layerskip=BOTH, **changes)
     whole = train(config, tmp_path / "whole", data=tmp_path / "data")
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
         stop_at(patch, 5)
         train(config, tmp_path / "broken", data=tmp_path / "data")
     with pytest.raises(ConfigError, match=r"another layerskip\.p_max"):
@@ -153,6 +152,7 @@ def test_an_exit_the_model_lacks_is_refused(tmp_path: Path) -> None:
     config = prepare(tmp_path, layerskip=replace(BOTH, exits=(2,)))
     with pytest.raises(ConfigError, match="2 is no exit of a model of 2 layers"):
         train(config, tmp_path / "run", data=tmp_path / "data")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_papers_recipes() -> None:
