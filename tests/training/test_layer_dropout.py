@@ -209,7 +209,8 @@ def test_layers_and_seeds_draw_apart() -> None:
     half = LayerDropout(lm.base.get_decoder(), 1.0, seed=3, kind="exponential", steps=3)
     half.step = 2
     assert torch.equal(counts(lm, half, 40), first)
-    assert not torch.equal(first[:, 1], first[:, 2])
+    # With numbers in common, a deeper layer could only keep what the one before it keeps.
+    assert (first[:, 2] > first[:, 1]).any()
     half.step = 0  # S(0) = 0
     assert (counts(lm, half, 5) == 3).all()
 
