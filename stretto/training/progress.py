@@ -72,6 +72,7 @@ class ProgressCallback(TrainerCallback):
                 f"step {state.global_step}  held-out content {logs['eval_content']:.3f}  "
                 f"silence {logs.get('eval_silence', 0):.3f}{_by_exit(logs)}",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def __enter__(self) -> Self:

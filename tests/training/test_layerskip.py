@@ -1,5 +1,6 @@
 """Whole runs with layer dropout and exits: reported, resumed, from scratch, in two processes."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,12 @@ def test_accumulated_passes_with_exits_are_one_batch(tmp_path: Path) -> None:
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=2e-5)
 
 
-def test_bfloat16_and_gradient_checkpointing_run(tmp_path: Path) -> None:
+def test_bfloat16_and_gradient_checkpointing_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = prepare(tmp_path, steps=2, tune="full", dtype="bfloat16", layerskip=BOTH)
     train(config, tmp_path / "plain", data=tmp_path / "data")
+    assert re.search(r"held-out content \d.* exit1 \d", capsys.readouterr().err)
     train(replace(config, gradient_checkpointing=True), tmp_path / "lean", data=tmp_path / "data")
     assert losses(tmp_path / "lean") == pytest.approx(losses(tmp_path / "plain"), abs=2e-2)
 
