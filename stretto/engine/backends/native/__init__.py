@@ -97,6 +97,10 @@ class NativeBackend:
         """A new line with the first ``cells`` visible cells of another."""
         return self._blocks.fork(line, cells)
 
+    def crop(self, line: int, cells: int) -> None:
+        """Forget all but the first ``cells`` visible cells of a line."""
+        self._blocks.crop(line, cells)
+
     def release(self, line: int) -> None:
         """Take a line back."""
         self._blocks.release(line)
