@@ -1,8 +1,10 @@
 """The engine: many live tables, one forward pass a step."""
 
 import threading
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stretto.engine.admission import Memory, Queue, default_bytes
+from stretto.engine.ahead import AheadTick
 from stretto.engine.backends import Backend, check_name, open_backend
 from stretto.engine.batch import RowBatch, build
 from stretto.engine.clock import Clock, WallClock
@@ -21,6 +24,7 @@ from stretto.engine.sampling import Sampler
 from stretto.engine.scheduler import Scheduler
 from stretto.engine.session import Session
 from stretto.engine.setup import Checker
+from stretto.engine.speculation import Speculation, Speculator
 from stretto.engine.stats import Stats
 from stretto.engine.tick import Tick
 from stretto.engine.writer import Row
@@ -48,6 +52,8 @@ class Engine:
             the lowest priority is evicted: it ends, with what it wrote.
         max_waiting: how many sessions may wait for their turn.
         prefix_cache: sessions whose prompts begin alike read the beginning once.
+        speculation: rows are drafted and read together; None reads one row a step. What sessions
+            say is the same (see :mod:`stretto.engine.speculation`).
         stop_ids: for a base model that has never seen streams: the ids it ends a text with. Then
             silence and ``end`` are never sampled. Empty for a multi-stream model.
 
@@ -66,6 +72,7 @@ class Engine:
         max_cache_bytes: int | None = None,
         max_waiting: int = 1024,
         prefix_cache: bool = True,
+        speculation: Speculation | None = None,
         stop_ids: Sequence[int] = (),
     ) -> None:
         if max_cache_bytes is None:
@@ -87,6 +94,8 @@ class Engine:
         self._scheduler = Scheduler(
             self._backend, max_sessions, chunk, self._memory, Queue(max_waiting), self._prefixes
         )
+        self._speculator = None if speculation is None else Speculator(self._backend, speculation)
+        self._drafted = self._speculator.drafted if self._speculator else {}
         self._steps = self._cells = 0
         self.failed_passes = 0  # each ended the sessions that took part
         self._lock = threading.RLock()
@@ -137,6 +146,7 @@ class Engine:
         seed: int = 0,
         clock: Clock | None = None,
         priority: int = 0,
+        speculate: bool = True,
     ) -> Session:
         """A new session. It begins with the next step, or when its turn comes.
 
@@ -150,6 +160,8 @@ class Engine:
             clock: real time by default.
             priority: sessions of a higher one begin first and are evicted last; equal ones begin
                 in the order in which they were opened.
+            speculate: whether several rows may be written in one step, if the engine does that at
+                all. Without, a caller who steps the engine can act between any two rows.
 
         Raises:
             InputError: a stream or token the model does not know, or prompts too long for it.
@@ -157,7 +169,7 @@ class Engine:
             LimitError: the prompts do not fit in the cache, or too many sessions wait already.
         """
         setup = self._checker.setup(streams, prompts or {}, sampling, limits or Limits(), seed)
-        session = Session(setup, self.codec, clock or WallClock(), self, priority)
+        session = Session(setup, self.codec, clock or WallClock(), self, priority, speculate)
         with self._lock:
             self._scheduler.check(session)
             used = {int(i) for s in self._scheduler.live() for i in s.sampling_ids}
@@ -191,6 +203,7 @@ class Engine:
                 prefix_hits=self._prefixes.hits if self._prefixes else 0,
                 prefix_cells=self._prefixes.cells_saved if self._prefixes else 0,
                 evictions=self._memory.evictions,
+                drafted={k: replace(v) for k, v in self._drafted.items()},
             )
 
     def forget_prefixes(self) -> None:
@@ -214,13 +227,18 @@ class Engine:
         with self._stepping:
             ticks = self._plan()
             asked = [tick for tick in ticks if len(tick)]
-            self._steps += bool(asked)
-            self._cells += sum(map(len, asked))
-            tokens = self._run(asked)
-            self._receive(asked, tokens)
+            rows = {id(tick.session): tick.rows_done for tick in ticks}
+            began = time.perf_counter()
+            read = self._ahead(asked)
+            self._steps += bool(read)
+            self._cells += sum(map(len, read))
+            tokens = self._run(read)
+            rows |= self._receive(read, tokens)
+            if self._speculator and read:
+                self._speculator.measured(sum(map(len, read)), time.perf_counter() - began)
             with self._lock:
                 self._scheduler.retire()
-        return [(tick.session, tick.rows_done) for tick in ticks]
+        return [(tick.session, rows[id(tick.session)]) for tick in ticks]
 
     def run(self, sessions: Iterable[Session]) -> None:
         """Step until these sessions are over; look at ``finish_reason`` why.
@@ -252,6 +270,14 @@ class Engine:
             self._live.announce(tick.session)
         return ticks
 
+    def _ahead(self, ticks: list[Tick]) -> list[Tick]:
+        """The ticks with drafted rows behind them."""
+        if self._speculator is None or not ticks:
+            return ticks
+        with self._lock:
+            room = self._scheduler.spare_cells()
+        return self._speculator.extend(ticks, room)
+
     @torch.inference_mode()
     def _run(self, ticks: list[Tick]) -> np.ndarray:
         if not ticks:
@@ -276,10 +302,17 @@ class Engine:
                 tokens[asked] = self._sampler.sample(logits[asked], few)
         return tokens
 
-    def _receive(self, ticks: list[Tick], tokens: np.ndarray) -> None:
-        for tick, asked in _spans(ticks):
+    def _receive(self, ticks: list[Tick], tokens: np.ndarray) -> dict[int, list[Row]]:
+        """Hand out what was sampled; rows of those who went further than their tick, by session."""
+        further = {}
+        for n, (tick, asked) in enumerate(_spans(ticks)):
             with tick.session.own_work():
-                tick.session.receive(tick, tokens[asked])
+                if self._speculator and isinstance(tick, AheadTick):
+                    rows = self._speculator.settle(n, tick, tokens[asked])
+                    further[id(tick.session)] = rows
+                else:
+                    tick.session.receive(tick, tokens[asked])
+        return further
 
     def _step_or_wait(self, wanted: list[Session]) -> None:
         changes = self._changes

@@ -1,0 +1,114 @@
+"""How many drafted rows are worth reading: measured cost of a pass against measured acceptance.
+
+Reading more cells in a pass is never assumed to be free. With a the probability that a drafted row
+comes true if those before it did, the d-th row is worth a^d rows and costs what the pass gets
+longer by; rows are added while that beats what the step makes without them (Elhoushi et al. 2024
+choose by a sweep; DEL, arXiv 2504.05598, at run time).
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+_CLIP = 0.3
+"""A measurement moves the estimate as if it differed by this part at most: stalls are common."""
+_STEP = 0.15
+_SLOPE = 0.02
+"""A cell more than was ever measured is thought to cost this part of the shortest pass: cheap
+enough to be tried."""
+_FORGET = 0.97
+_WEIGHT = 2.0
+"""Rows that the belief before any trial counts for."""
+
+
+class Costs:
+    """Seconds of a step by the number of its cells."""
+
+    def __init__(self) -> None:
+        self._cells: list[int] = []
+        self._seconds: dict[int, float] = {}
+
+    def measured(self, cells: int, seconds: float) -> None:
+        """Take note of a step."""
+        old = self._seconds.get(cells)
+        if old is None:
+            insort(self._cells, cells)
+            self._seconds[cells] = seconds
+        else:
+            off = max(-_CLIP, min(_CLIP, seconds / old - 1))
+            self._seconds[cells] = old * (1 + _STEP * off)
+
+    def of(self, cells: int) -> float | None:
+        """What a step over so many cells takes; None before anything was measured."""
+        known = self._cells
+        if not known:
+            return None
+        right = bisect_left(known, cells)
+        if right == len(known):
+            least = min(self._seconds.values())
+            return max(self._seconds[known[-1]], least) + _SLOPE * least * (cells - known[-1])
+        after = self._seconds[known[right]]
+        if known[right] == cells or not right:
+            return after
+        before = self._seconds[known[right - 1]]
+        part = (cells - known[right - 1]) / (known[right] - known[right - 1])
+        return before + part * (after - before)
+
+
+class Belief:
+    """How often a drafted row comes true, given that those before it did."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._true, self._tested = before, 0.0, 0.0
+
+    @property
+    def rate(self) -> float:
+        """The conditional acceptance rate, between 0 and 1."""
+        return (self._true + self._before * _WEIGHT) / (self._tested + _WEIGHT)
+
+    def tested(self, true: int, drafted: int) -> None:
+        """Rows came true; the next one, if there was one, did not."""
+        self._true = _FORGET * self._true + true
+        self._tested = _FORGET * self._tested + min(true + 1, drafted)
+
+    def waited(self) -> None:
+        """Nothing was tried: what is known grows old, so that it is tried again some time."""
+        self._true *= _FORGET**0.25
+        self._tested *= _FORGET**0.25
+
+
+def choose_rows(
+    costs: Costs, cells: int, offers: Sequence[tuple[float, int, int]], room: int
+) -> list[int]:
+    """How many rows of each offer to read in a step.
+
+    Args:
+        costs: of a step.
+        cells: that it has anyway.
+        offers: for each session acceptance rate, cells of a drafted row, and rows at hand.
+        room: cells that may be added.
+    """
+    chosen = [0] * len(offers)
+    now = costs.of(cells)
+    if now is None:
+        return chosen
+    worth, total = float(max(1, len(offers))), cells
+    gains = [rate for rate, _, _ in offers]
+    while True:
+        best = max(
+            (i for i, (_, width, rows) in enumerate(offers)
+             if chosen[i] < rows and total + width - cells <= room),
+            key=lambda i: gains[i] / offers[i][1],
+            default=None,
+        )  # fmt: skip
+        if best is None:
+            return chosen
+        rate, width, _ = offers[best]
+        then = costs.of(total + width)
+        assert then is not None
+        # Measured steps are noisy: a longer one may seem shorter.
+        then = max(now, then)
+        if (worth + gains[best]) * now <= worth * then:
+            return chosen
+        chosen[best] += 1
+        worth, total, now = worth + gains[best], total + width, then
+        gains[best] *= rate
