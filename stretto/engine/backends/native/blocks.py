@@ -109,8 +109,17 @@ class Blocks:
         del line.blocks[needed:]
         line.length = cells
 
-    def append(self, number: int, rows: Ints) -> tuple[int, int, int]:
+    def length(self, number: int) -> int:
+        """Cells of a line."""
+        return self._lines[number].length
+
+    def append(self, number: int, rows: Ints, spare: int = 0) -> tuple[int, int, int]:
         """Make room for cells behind the others, and note their rows.
+
+        Args:
+            number: the line.
+            rows: of the cells.
+            spare: for how many more there has to be room.
 
         Returns:
             cells there were before; where the rows of all the line's cells lie; where the pointers
@@ -118,7 +127,7 @@ class Blocks:
         """
         line = self._lines[number]
         old, length = line.length, line.length + len(rows)
-        self._reserve(line, length)
+        self._reserve(line, length + spare)
         line.rows[old:length] = rows
         line.length = length
         return old, line.rows.ctypes.data, line.pointers.ctypes.data
