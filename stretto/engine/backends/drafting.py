@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stretto.models import MultiStreamLM
+    from stretto.models.exits import Exits
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -41,11 +42,11 @@ class Draft:
 class Drafting(Protocol):
     """Early exits, plain or checked by the other layers."""
 
-    def set_exits(self, exits: Any, lm: "MultiStreamLM") -> None:
+    def set_exits(self, exits: "Exits", lm: "MultiStreamLM") -> None:
         """Take exit heads.
 
         Args:
-            exits: ``heads`` by layer; see :class:`stretto.models.exits.Exits`.
+            exits: of its layers.
             lm: the model it runs, whose unembedding they share.
 
         Raises:

@@ -11,7 +11,7 @@ from torch import Tensor
 from stretto.engine.backends.drafting import Draft
 from stretto.engine.backends.family import checked_precision
 from stretto.engine.backends.native.blocks import BLOCK, Blocks
-from stretto.engine.backends.native.exits import Exits
+from stretto.engine.backends.native.exits import NativeExits
 from stretto.engine.backends.native.inputs import Inputs
 from stretto.engine.backends.native.library import (
     LAYER_FIELDS,
@@ -24,6 +24,7 @@ from stretto.engine.backends.native.rows import NativeRows
 from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
+from stretto.models.exits import Exits
 from stretto.models.family import FamilyDecoder, Linear, has_dynamic_rope
 
 _KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -80,7 +81,7 @@ class NativeBackend:
         weakref.finalize(self, self._lib.stretto_delete, self._handle).atexit = False
         self._inputs = Inputs(lm, decoder)
         self._num_layers = decoder.num_layers
-        self._exits: Exits | None = None
+        self._exits: NativeExits | None = None
         self._load(decoder)
         self._logits = torch.empty(0, self._outputs)
         self.rows = NativeRows(self._lib, self._handle)
@@ -124,9 +125,9 @@ class NativeBackend:
         ))  # fmt: skip
         return logits
 
-    def set_exits(self, exits: Any, lm: MultiStreamLM) -> None:
+    def set_exits(self, exits: Exits, lm: MultiStreamLM) -> None:
         """Take exit heads: see :class:`~stretto.engine.backends.drafting.Drafting`."""
-        self._exits = Exits(
+        self._exits = NativeExits(
             self._lib, self._handle, self._inputs, self._blocks, FamilyDecoder(lm), exits.heads,
             self._silence,
         )  # fmt: skip
@@ -150,7 +151,7 @@ class NativeBackend:
         self._with_exits().finish(batch, draft, logits.numpy())
         return logits
 
-    def _with_exits(self) -> Exits:
+    def _with_exits(self) -> NativeExits:
         if self._exits is None:
             raise ConfigError("backend native has no exit heads; give it some by set_exits")
         return self._exits

@@ -39,7 +39,7 @@ class _Drafted:
     places: Ints
 
 
-class Exits:
+class NativeExits:
     """Exit heads at work in a compiled decoder.
 
     Args:
@@ -218,6 +218,8 @@ def _check(head: Any, layer: int, decoder: FamilyDecoder) -> None:
         raise ConfigError(f"{where}: the model has {decoder.num_layers}, an exit is before the end")
     if head.norm.shape != (hidden,):
         raise ConfigError(f"{where}: made for hidden states of {len(head.norm)}, not {hidden}")
+    if head.eps != decoder.eps:
+        raise ConfigError(f"{where}: its norms have eps {head.eps}, the model's {decoder.eps}")
     if not len(head.ids) or not 0 <= int(head.ids.min()) <= int(head.ids.max()) < len(
         decoder.unembed.weight
     ):

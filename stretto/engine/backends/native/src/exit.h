@@ -53,8 +53,8 @@ struct Exit {
     int room_ = 0, width_ = 0;
 };
 
-// Index of the largest of `n` logits, the lowest of equals, and its probability among them; what is
-// no number is never chosen.
+// Index of the largest of `n` logits, the lowest of equals, and its probability among them, which is
+// no number where the largest is none or has no end. What is no number is never chosen.
 inline int likeliest(const float* logits, int n, float& share) {
     constexpr float least = -std::numeric_limits<float>::infinity();
     auto part = [&](int i) {
@@ -67,7 +67,7 @@ inline int likeliest(const float* logits, int n, float& share) {
     for (int i = 0; i < n; i += LANES) top = larger(part(i), top);
     const float most = largest(top);
     for (int i = 0; i < n; i += LANES) total += exponential(part(i) - all(most));
-    share = 1 / sum(total);
+    share = 1 / sum(total) + (most - most);
     for (int i = 0; i < n; i++)
         if (logits[i] == most) return i;
     return 0;  // all are NaN
