@@ -135,7 +135,9 @@ class NativeBackend:
     @torch.inference_mode()
     def early(self, batch: RowBatch, layer: int) -> Tensor:
         """As a model of the first layers only: logits (N, V + 2)."""
-        return self._with_exits().early(batch, layer, self._outputs)
+        logits = self._room(len(batch.select))
+        self._with_exits().early(batch, layer, logits.numpy())
+        return logits
 
     @torch.inference_mode()
     def draft(

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from stretto.engine.backends.drafting import Draft
@@ -16,6 +15,7 @@ from stretto.engine.backends.native.library import DraftPass, ExitPointers
 from stretto.engine.backends.native.passes import Cells, make_pass, run, starts, with_lengths
 from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
+from stretto.models.exits import ExitHead
 from stretto.models.family import FamilyDecoder
 
 Ints = npt.NDArray[np.int64]
@@ -61,33 +61,31 @@ class NativeExits:
         inputs: Inputs,
         blocks: Blocks,
         decoder: FamilyDecoder,
-        heads: dict[int, Any],
+        heads: dict[int, ExitHead],
         silence: int,
     ) -> None:
         self._library, self._handle = library, handle
         self._inputs, self._blocks, self._silence = inputs, blocks, silence
         self._hidden_size, self._num_layers = decoder.hidden, decoder.num_layers
-        self._ids: dict[int, Tensor] = {}
+        self._ids: dict[int, Ints] = {}
         for layer, head in heads.items():
             _check(head, layer, decoder)
-            self._ids[layer] = head.ids.detach().cpu().clone()
-            _set(library, handle, layer, head, decoder.unembed.weight)
+            self._ids[layer] = _set(library, handle, layer, head, decoder.unembed.weight)
         self._hidden = np.empty((0, decoder.hidden), np.float32)
 
-    def early(self, batch: RowBatch, layer: int, outputs: int) -> Tensor:
-        """See :class:`~stretto.engine.backends.drafting.Drafting`; ``outputs`` is V + 2."""
+    def early(self, batch: RowBatch, layer: int, logits: Floats) -> None:
+        """See :class:`~stretto.engine.backends.drafting.Drafting`; writes logits (N, V + 2)."""
         ids, cells = self._shortlist(layer), Cells.of(batch, self._silence)
         embeds = self._inputs.embed(cells.tokens, cells.streams)
         cos, sin = self._inputs.rotary(cells.rows)
         lines = with_lengths(cells.append(self._blocks, batch.lines), np.diff(cells.kept))
-        logits = np.empty((len(cells.select), len(ids)), np.float32)
+        found = np.empty((len(cells.select), len(ids)), np.float32)
         run(self._library, self._handle, make_pass(
             cells.rows, cells.slots(lines[:, 0]), cells.first, lines, (0, layer),
-            embeds=embeds, cos=cos, sin=sin, select=cells.select, logits=logits,
+            embeds=embeds, cos=cos, sin=sin, select=cells.select, logits=found,
         ))  # fmt: skip
-        full = torch.full((len(logits), outputs), -torch.inf)
-        full[:, ids] = torch.from_numpy(logits)
-        return full
+        logits.fill(-np.inf)
+        logits[:, ids] = found
 
     def draft(self, batch: RowBatch, layer: int, rows: int | Ints, confidence: float) -> Draft:
         """See :class:`~stretto.engine.backends.drafting.Drafting`."""
@@ -205,14 +203,14 @@ class NativeExits:
             cos=cos, sin=sin, select=cells.select, logits=logits,
         ))  # fmt: skip
 
-    def _shortlist(self, layer: int) -> Tensor:
+    def _shortlist(self, layer: int) -> Ints:
         if layer not in self._ids:
             known = ", ".join(map(str, sorted(self._ids)))
             raise ConfigError(f"no exit head for layer {layer}; there are heads for {known}")
         return self._ids[layer]
 
 
-def _check(head: Any, layer: int, decoder: FamilyDecoder) -> None:
+def _check(head: ExitHead, layer: int, decoder: FamilyDecoder) -> None:
     where, hidden = f"exit head for layer {layer}", decoder.hidden
     if not 1 <= layer < decoder.num_layers:
         raise ConfigError(f"{where}: the model has {decoder.num_layers}, an exit is before the end")
@@ -226,16 +224,18 @@ def _check(head: Any, layer: int, decoder: FamilyDecoder) -> None:
         raise ConfigError(f"{where}: its shortlist is empty or has tokens the model lacks")
 
 
-def _set(library: Any, handle: int, layer: int, head: Any, unembedding: Tensor) -> None:
+def _set(library: Any, handle: int, layer: int, head: ExitHead, unembedding: Tensor) -> Ints:
+    """Hand a head over; its shortlist (K)."""
     tensors = {"norm": head.norm, "unembed": unembedding[head.ids.to(unembedding.device)]}
     if head.gate_up is not None:
         tensors |= {"norm_in": head.norm_in, "gate_up": head.gate_up, "down": head.down}
     held = {
         name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in tensors.items()
     }
-    ids = head.ids.detach().cpu().long().contiguous().numpy()
+    ids = head.ids.cpu().numpy().copy()
     inner = 0 if head.gate_up is None else len(head.gate_up) // 2
     library.stretto_set_exit(handle, layer, ctypes.byref(ExitPointers(
         size=len(ids), inner=inner, ids=ids.ctypes.data,
         **{name: array.ctypes.data for name, array in held.items()},
     )))  # fmt: skip
+    return ids
