@@ -1,7 +1,7 @@
-"""Milliseconds a row to choose a token: a full sort of the vocabulary against the candidates.
+"""Milliseconds a row to choose a token: a full sort of the vocabulary, candidates, the native rows.
 
-Run as ``python -m benchmarks.sampling``. Both sides take turns on the same logits; the figures are
-medians, the ratio is the median of the ratios of each turn.
+Run as ``python -m benchmarks.sampling``. All take turns on the same logits and have to agree; the
+figures are medians, the ratio is the median of the ratios of sort and candidates of each turn.
 """
 
 import statistics
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stretto.engine import testing
+from stretto.engine.backends.native import NativeBackend
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import SamplingParams
 from stretto.engine.rows import Chooser, TorchRows
@@ -28,8 +30,8 @@ def sorted_all(logits: Tensor, chooser: Chooser, uniforms: Tensor) -> Tensor:
     return TorchRows().cut(logits, every, chooser, uniforms, size)[0]
 
 
-def measure(rows: int, scale: float) -> tuple[float, float, float]:
-    """Milliseconds a row of both, and the median ratio, at logits of this spread."""
+def measure(rows: int, scale: float, backend: NativeBackend) -> tuple[float, float, float, float]:
+    """Milliseconds a row of all three, and the median ratio, at logits of this spread."""
     rng, size = np.random.default_rng(rows), VOCABULARY + 2
     params = SamplingParams(temperature=0.8, top_p=0.95)
     sampler = Sampler(size, SpecialIds.after(VOCABULARY), torch.device("cpu"))
@@ -39,27 +41,31 @@ def measure(rows: int, scale: float) -> tuple[float, float, float]:
     uniforms = torch.from_numpy(batch.uniforms)
     columns = [params.temperature, params.top_k, params.top_p, params.min_p]
     chooser = Chooser(*torch.tensor([columns] * rows, dtype=torch.float64).unbind(-1))
-    old, new = [], []
+    every = torch.arange(rows)
+    old, new, native = [], [], []
     for _ in range(TURNS):
         start = time.perf_counter()
         slow = sorted_all(logits, chooser, uniforms)
         middle = time.perf_counter()
         fast = sampler.sample(logits, batch)
         end = time.perf_counter()
-        assert slow.tolist() == fast.tolist()
+        found = backend.rows.cut(logits, every, chooser, uniforms, size)[0]
+        native.append(1000 * (time.perf_counter() - end) / rows)
+        assert slow.tolist() == fast.tolist() == found.tolist()
         old.append(1000 * (middle - start) / rows)
         new.append(1000 * (end - middle) / rows)
     ratio = statistics.median(a / b for a, b in zip(old, new, strict=True))
-    return statistics.median(old), statistics.median(new), ratio
+    return statistics.median(old), statistics.median(new), statistics.median(native), ratio
 
 
 def main() -> None:
     """Print the table."""
-    print("rows  nucleus  sort ms/row  candidates ms/row  ratio")
+    backend = NativeBackend(testing.tiny_lm(), "float32")  # for its threads
+    print("rows  nucleus  sort ms/row  candidates ms/row  native ms/row  ratio")
     for rows in ROWS:
-        for name, scale in (("narrow", 8.0), ("wide", 1.0)):
-            old, new, ratio = measure(rows, scale)
-            print(f"{rows:4d}  {name:7s}  {old:11.2f}  {new:17.2f}  {ratio:5.1f}")
+        for name, scale in (("narrow", 8.0), ("medium", 3.0), ("wide", 1.0)):
+            old, new, native, ratio = measure(rows, scale, backend)
+            print(f"{rows:4d}  {name:7s}  {old:11.2f}  {new:17.2f}  {native:13.3f}  {ratio:5.1f}")
 
 
 if __name__ == "__main__":

@@ -296,7 +296,9 @@ def distribution(
     for token in heard if factor != 1 else ():
         single[token] = single[token] / factor if single[token] > 0 else single[token] * factor
     single[silence] += np.float32(params.silence_bias)
-    value = {token: float(logit) for token, logit in enumerate(single)}
+    # Neither NaN nor -inf is ever chosen; infinity counts as the largest number.
+    largest = float(np.finfo(np.float32).max)
+    value = {token: min(float(x), largest) for token, x in enumerate(single) if x > -np.inf}
     for tokens in (params.allowed, may):
         if tokens is not None:
             value = {token: value[token] for token in value if token in tokens}

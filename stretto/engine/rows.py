@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 _BANNED = float("-inf")
+NOTHING = -1
+"""In place of a token, where none may be chosen."""
 _ROUNDING = 1e-9  # shares nearer than this are equal: ties cut the same way in any order of sums
 
 
@@ -29,7 +31,11 @@ class Chooser:
 
 
 class Rows(Protocol):
-    """Three questions about logits (M, V) in float32; N of their rows are meant by index."""
+    """Three questions about logits (M, V) in float32; N of their rows are meant by index.
+
+    NaN and -inf are never chosen; a row that has nothing else is answered with ``NOTHING``. +inf
+    counts as the largest number.
+    """
 
     def argmax(self, logits: Tensor) -> Tensor:
         """The likeliest token of each row, the lowest of equals: (M)."""
@@ -62,30 +68,34 @@ class TorchRows:
 
     def argmax(self, logits: Tensor) -> Tensor:
         """The likeliest token of each row."""
-        return logits.argmax(-1)
+        highest, tokens = _cleaned(logits).max(-1)
+        return torch.where(highest > _BANNED, tokens, NOTHING)
 
     def cut(
         self, logits: Tensor, rows: Tensor, chooser: Chooser, uniforms: Tensor, size: int
     ) -> tuple[Tensor, Tensor]:
         """A token for each of ``rows`` from what the cuts leave, and whether they were found."""
-        logits = _take(logits, rows)
+        logits = _cleaned(_take(logits, rows))
         values, ids = _likeliest(logits, min(size, logits.shape[-1]))
         totals = weigh(logits, chooser.temperature).sum(-1)
         weights, found = keep(values, totals, chooser, logits.shape[-1])
         ids, order = ids.sort(dim=-1)
         place = place_of(weights.gather(-1, order), uniforms)
-        return ids.gather(-1, place[:, None])[:, 0], found
+        tokens = ids.gather(-1, place.clamp(min=0)[:, None])[:, 0]
+        return torch.where(place < 0, NOTHING, tokens), found
 
     def draw(self, logits: Tensor, rows: Tensor, temperature: Tensor, uniforms: Tensor) -> Tensor:
         """A token for each of ``rows`` by inverse CDF."""
-        return place_of(weigh(_take(logits, rows), temperature), uniforms)
+        return place_of(weigh(_cleaned(_take(logits, rows)), temperature), uniforms)
 
 
 def weigh(logits: Tensor, temperature: Tensor) -> Tensor:
-    """Unnormalised probabilities (N, V) in float64; the likeliest token has 1."""
+    """Unnormalised probabilities (N, V) in float64 of logits without NaN; the likeliest has 1."""
     logits = logits.double()
+    # A row of -inf only has weights of 0.
+    highest = logits.amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
     # The difference first: a tiny temperature makes it infinite, but never NaN.
-    return ((logits - logits.amax(-1, keepdim=True)) / temperature[:, None]).exp()
+    return ((logits - highest) / temperature[:, None]).exp()
 
 
 def keep(
@@ -135,12 +145,20 @@ def _likeliest(logits: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def place_of(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """One place a query (N,) by inverse CDF over (N, K); one of weight 0 is never drawn."""
+    """One place a query (N,) by inverse CDF over (N, K); one of weight 0 is never drawn.
+
+    ``NOTHING`` where all have weight 0.
+    """
     cdf = weights.cumsum(-1)
     total = cdf[:, -1:]
     # u * total may round up to the total, behind which there is nothing.
     goal = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, total * 0))
-    return torch.searchsorted(cdf, goal, right=True)[:, 0]
+    place = torch.searchsorted(cdf, goal, right=True)
+    return torch.where(total > 0, place, NOTHING)[:, 0]
+
+
+def _cleaned(logits: Tensor) -> Tensor:
+    return logits.nan_to_num(nan=_BANNED, neginf=_BANNED)
 
 
 def _take(logits: Tensor, rows: Tensor) -> Tensor:

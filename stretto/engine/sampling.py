@@ -3,9 +3,12 @@
 Pure functions over (N, V) tensors; N queries, V tokens. A query's token depends on its own logits,
 parameters and uniform number only, so what shares the batch does not matter.
 
-Sorting a vocabulary costs far more than all the rest, so top-p looks at the likeliest
-``CANDIDATES`` tokens and at the sum over the whole row. Only where the cut does not fall among
-them, the row is sorted after all. The distribution is the same either way.
+The sampler writes penalties, biases and grammars into the logits; the token then comes from
+:class:`stretto.engine.rows.Rows`, by one of three ways: the likeliest (temperature 0), a draw from
+all, or a draw from what top-k, top-p and min-p leave. For the last, :class:`TorchRows` sorts the
+likeliest ``CANDIDATES`` tokens; where the cut may lie further on, ``MANY``, and only then the whole
+row. The native back end's rows find every cut at once, without a sort. The token is the same in
+all of them. Where a row has no token to choose, for all its logits are NaN or -inf, it is ``end``.
 """
 
 import threading
@@ -18,7 +21,7 @@ from torch import Tensor
 
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import SamplingParams
-from stretto.engine.rows import Chooser, Rows, TorchRows
+from stretto.engine.rows import NOTHING, Chooser, Rows, TorchRows
 from stretto.engine.transfer import put
 from stretto.errors import ConfigError
 from stretto.streams import SpecialIds
@@ -115,8 +118,11 @@ class Sampler:
             bank = self._bank()
         which = batch.sampling_ids
         logits = self._adjust(logits.float(), batch, bank)
-        tokens = self._rows.argmax(logits)
         cut, free = np.flatnonzero(bank.cuts[which]), np.flatnonzero(bank.draws[which])
+        if len(cut) + len(free) < len(which):
+            tokens = self._rows.argmax(logits)
+        else:  # every row is drawn from
+            tokens = torch.empty(len(which), dtype=torch.int64, device=self._device)
         if not len(cut) and not len(free):
             return self._stopped(tokens.cpu().numpy(), which, bank)
         chooser = Chooser(*bank.columns[self._put(which)].unbind(-1)[:4])
@@ -164,7 +170,8 @@ class Sampler:
         return logits
 
     def _stopped(self, tokens: np.ndarray, which: np.ndarray, bank: "_Banks") -> np.ndarray:
-        return np.where(bank.stops[which, tokens], self._special.end, tokens)
+        is_over = (tokens == NOTHING) | bank.stops[which, tokens]
+        return np.where(is_over, self._special.end, tokens)
 
     def _put(self, array: np.ndarray) -> Tensor:
         return put(array, self._device)

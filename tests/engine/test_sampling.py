@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stretto.engine import testing
-from stretto.engine.backends.native.library import why_not
+from stretto.engine.backends.native.library import ISAS, features, why_not
 from stretto.engine.batch import RowBatch
 from stretto.engine.params import Limits, SamplingParams
 from stretto.engine.reference import choose, distribution
-from stretto.engine.rows import Chooser, Rows, TorchRows, keep, weigh
+from stretto.engine.rows import NOTHING, Chooser, Rows, TorchRows, keep, weigh
 from stretto.engine.sampling import CANDIDATES, Sampler
 from stretto.errors import ConfigError
 from stretto.streams import SpecialIds
@@ -20,16 +20,25 @@ V = 22
 SPECIAL = SpecialIds.after(V - 2)
 
 
-def native_rows() -> Rows:
+def native_rows(isa: str, threads: int) -> Rows:
     from stretto.engine.backends.native import NativeBackend
 
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     # Keeps its decoder, whose threads look.
-    rows = (backend := NativeBackend(testing.tiny_lm(), "float32")).rows
+    rows = (backend := NativeBackend(testing.tiny_lm(), "float32", isa=isa)).rows
     rows.backend = backend  # type: ignore[attr-defined]
+    torch.set_num_threads(before)
     return rows
 
 
-ROWS = {"torch": TorchRows()} if why_not() else {"torch": TorchRows(), "native": native_rows()}
+# Neither the processor nor the number of threads shows in a token.
+NATIVE = {
+    f"native {isa}": native_rows(isa, threads)
+    for isa, threads in (("avx512", 1), ("avx2", 3))
+    if why_not(isa) is None and features().issuperset(ISAS[isa])
+}
+ROWS: dict[str, Rows] = {"torch": TorchRows(), **NATIVE}
 each_rows = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 
 
@@ -184,30 +193,99 @@ def test_inverse_cdf_picks_the_exact_interval(rows: Rows) -> None:
     assert drawn.tolist() == [0, 0, 2, 2, 3]
 
 
-@settings(max_examples=60)
+@settings(max_examples=300)
 @given(
-    seed=st.integers(0, 10**6), size=st.sampled_from([5, 64, 65, 700, 9000]),
-    spread=st.sampled_from([0.0, 1.0, 30.0]), temperature=st.sampled_from([1e-3, 0.7, 1.0, 5.0]),
+    seed=st.integers(0, 10**6), size=st.sampled_from([1, 5, 63, 64, 65, 130, 700, 9000]),
+    spread=st.sampled_from([0.0, 1e-6, 1.0, 3.0, 30.0, 1e30]), digits=st.sampled_from([0, 1, 9]),
+    temperature=st.sampled_from([1e-300, 1e-3, 0.8, 1.0, 5.0, 1e4]),
+    odd=st.sampled_from([0.0, 0.2, 0.97]),
 )  # fmt: skip
-@pytest.mark.skipif(why_not() is not None, reason="native is not compiled")
+@pytest.mark.skipif(not NATIVE, reason="native is not compiled")
 def test_native_rows_find_what_torch_finds(
-    seed: int, size: int, spread: float, temperature: float
+    seed: int, size: int, spread: float, digits: int, temperature: float, odd: float
 ) -> None:
     rng = np.random.default_rng(seed)
-    # Rounded, so that there are ties; some tokens are forbidden.
-    logits = torch.tensor(np.round(rng.normal(size=(6, size)) * spread, 1)).float()
-    logits[torch.tensor(rng.random(logits.shape) < 0.2)] = -torch.inf
-    logits[:, 3] = 1.0
+    # Rounded, so that there are ties; some tokens are forbidden, some are no numbers.
+    logits = torch.tensor(np.round(rng.normal(size=(6, size)) * spread, digits)).float()
+    for value in (-torch.inf, torch.nan):
+        logits[torch.tensor(rng.random(logits.shape) < odd)] = value
     rows, heat = torch.tensor([4, 0, 2]), torch.full((3,), temperature, dtype=torch.float64)
     uniforms = torch.tensor(rng.random(3))
-    columns = (heat, rng.choice([0, 1, 7, 200, size + 9], 3), rng.choice([0.3, 0.95, 1.0], 3),
-               rng.choice([0.0, 0.05, 1.0], 3))  # fmt: skip
+    columns = (heat, rng.choice([0, 1, 7, 100, 200, size - 1, size + 9], 3),
+               rng.choice([1e-12, 0.3, 0.95, 1 - 1e-12, 1.0], 3),
+               rng.choice([0.0, 1e-5, 0.05, 1.0], 3))  # fmt: skip
     cut = Chooser(*(torch.as_tensor(x, dtype=torch.float64) for x in columns))
-    slow, fast = (ROWS[n].cut(logits, rows, cut, uniforms, size)[0].tolist() for n in ROWS)
-    assert slow == fast
-    drawn = [ROWS[name].draw(logits, rows, heat, uniforms).tolist() for name in ROWS]
-    assert drawn[0] == drawn[1]
-    assert ROWS["native"].argmax(logits).tolist() == [int(row.numpy().argmax()) for row in logits]
+    torch_rows = ROWS["torch"]
+    for native in NATIVE.values():
+        slow, fast = (x.cut(logits, rows, cut, uniforms, size)[0] for x in (torch_rows, native))
+        assert slow.tolist() == fast.tolist()
+        slow, fast = (x.draw(logits, rows, heat, uniforms) for x in (torch_rows, native))
+        assert slow.tolist() == fast.tolist()
+        assert torch_rows.argmax(logits).tolist() == native.argmax(logits).tolist()
+
+
+@each_rows
+@pytest.mark.parametrize("size", [1, 64, 70, 300])
+def test_what_is_no_number_is_never_chosen(rows: Rows, size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    nan, no = torch.nan, -torch.inf
+    logits = torch.randn(4, size, generator=generator) * 3
+    logits[0] = nan
+    logits[1] = no
+    logits[2, torch.rand(size, generator=generator) < 0.5] = nan
+    logits[2, size - 1] = 1.0
+    logits[3, :-1] = nan
+    banned = torch.where(logits.isnan(), no, logits)
+    every, heat, uniforms = torch.arange(4), torch.ones(4).double(), torch.full((4,), 0.6).double()
+    assert rows.draw(logits, every, heat, uniforms).tolist()[:2] == [NOTHING, NOTHING]
+    for column in ([0, 0.9, 0], [3, 1, 0], [0, 1, 0.1], [3, 0.5, 0.2]):
+        others = (torch.full((4,), x, dtype=torch.float64) for x in column)
+        cut = Chooser(heat, *others)
+        answers = [
+            [rows.argmax(x), rows.draw(x, every, heat, uniforms),
+             rows.cut(x, every, cut, uniforms, size)[0]]
+            for x in (logits, banned)
+        ]  # fmt: skip
+        for with_nan, without in zip(*answers, strict=True):
+            assert with_nan.tolist() == without.tolist()
+            assert with_nan.tolist()[:2] == [NOTHING, NOTHING]
+            assert with_nan[3] == size - 1
+            assert not logits[2, with_nan[2]].isnan()
+
+
+@each_rows
+def test_infinite_logits_share_what_there_is(rows: Rows) -> None:
+    logits = torch.full((2, 70), torch.finfo(torch.float32).min)
+    logits[:, [5, 66]] = torch.inf
+    logits[:, 20] = torch.finfo(torch.float32).max
+    every, heat = torch.arange(2), torch.full((2,), 0.7).double()
+    uniforms = torch.tensor([0.1, 0.9]).double()
+    half = torch.tensor([0.5, 1.0]).double()
+    top_p = Chooser(heat, torch.zeros(2).double(), half, torch.full((2,), 0.5).double())
+    assert rows.draw(logits, every, heat, uniforms).tolist() == [5, 66]
+    assert rows.cut(logits, every, top_p, uniforms, 70)[0].tolist() == [5, 66]
+    assert rows.cut(logits, every, top_p, uniforms.flip(0), 70)[0].tolist() == [20, 5]
+    assert rows.argmax(logits).tolist() == [5, 5]
+
+
+@each_rows
+@pytest.mark.parametrize("nothing", [torch.nan, -torch.inf])
+def test_a_message_ends_where_no_token_can_be_chosen(rows: Rows, nothing: float) -> None:
+    params = [
+        SamplingParams(), SamplingParams(temperature=1.0),
+        SamplingParams(temperature=1.0, top_p=0.9), SamplingParams(temperature=1.0, top_k=2),
+        SamplingParams(temperature=1.0, min_p=0.1, banned=(0, SPECIAL.end)),
+    ]  # fmt: skip
+    logits = torch.full((len(params), V), nothing)
+    uniforms = [0.5] * len(params)
+    assert sample(params, logits.clone(), uniforms, rows=rows) == [SPECIAL.end] * len(params)
+    # Also where no row is greedy, and where the one number left is not allowed.
+    assert sample(params[1:], logits[1:].clone(), uniforms[1:], rows=rows) == [SPECIAL.end] * 4
+    logits[:, 0] = 1.0
+    assert sample(params, logits.clone(), uniforms, rows=rows) == [0, 0, 0, 0, SPECIAL.end]
+    for row, p in zip(logits, params, strict=True):
+        want = choose(row.numpy(), p, 0.5, set(), SPECIAL.silence)
+        assert want == (SPECIAL.end if p.banned else 0)
 
 
 def test_filters_keep_what_they_say() -> None:

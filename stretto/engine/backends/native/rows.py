@@ -23,7 +23,7 @@ class NativeRows:
         self._library, self._handle = library, handle
 
     def argmax(self, logits: Tensor) -> Tensor:
-        """The likeliest token of each row, the lowest of equals: (N)."""
+        """As in :class:`~stretto.engine.rows.TorchRows`."""
         tokens = np.empty(len(logits), np.int64)
         self._choose(0, logits, np.arange(len(logits)), tokens=tokens)
         return torch.from_numpy(tokens)

@@ -39,7 +39,7 @@ struct Handle {
     const stretto::Team::Task choose = {Choosing::program, &choosing}, read = {Reading::program, &reading};
     Decoder decoder;  // last, so that its threads are gone before what they look at
 
-    Handle(const StrettoSizes& sizes, int threads) : choosing(), reading(), decoder(sizes, threads) {}
+    Handle(const StrettoSizes& sizes, int threads) : choosing(threads), reading(), decoder(sizes, threads) {}
 };
 
 Handle& of(void* handle) { return *(Handle*)handle; }

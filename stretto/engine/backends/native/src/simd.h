@@ -134,6 +134,28 @@ inline Floats exponential(Floats x) {
     return p * (Floats)(((Ints)shifted + 127) << 23);
 }
 
+// Writes those of 16 numbers that are no less than a bound side by side, and their places, the first
+// of which is given; how many they are. Behind them it may write too, 16 numbers of each at most.
+inline int squeeze(const float* x, float bound, int32_t first, float* to_x, int32_t* to_places) {
+#ifdef __AVX512F__
+    const __m512 all_x = _mm512_loadu_ps(x);
+    const __mmask16 mask = _mm512_cmp_ps_mask(all_x, _mm512_set1_ps(bound), _CMP_GE_OQ);
+    _mm512_storeu_ps(to_x, _mm512_maskz_compress_ps(mask, all_x));
+    _mm512_storeu_si512(to_places, _mm512_maskz_compress_epi32(mask, (__m512i)(LANE + first)));
+    return __builtin_popcount(mask);
+#else
+    const __m256 bounds = _mm256_set1_ps(bound);
+    int mask = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x), bounds, _CMP_GE_OQ));
+    mask |= _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + 8), bounds, _CMP_GE_OQ)) << 8;
+    int number = 0;
+    for (; mask; mask &= mask - 1, number++) {
+        const int i = __builtin_ctz(mask);
+        to_x[number] = x[i], to_places[number] = first + i;
+    }
+    return number;
+#endif
+}
+
 // 16 sums of four products each: lanes += weights (as unsigned, 128 too large) * four bytes.
 // The AVX-512 form leaves the 128 in; `OFFSET` says so.
 #ifdef __AVX512VNNI__
