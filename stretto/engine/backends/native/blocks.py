@@ -84,23 +84,6 @@ class Blocks:
         line.rows[:cells] = old.rows[:cells]
         return fork
 
-    def crop(self, number: int, cells: int) -> None:
-        """Forget all but the first cells of a line."""
-        line = self._lines[number]
-        if not 0 <= cells <= line.length:
-            raise ValueError(f"line {number} holds {line.length} cells, not {cells}")
-        needed = -(-cells // BLOCK)
-        for block in line.blocks[needed:]:
-            self._give_back(block)
-        del line.blocks[needed:]
-        line.length = cells
-        if cells % BLOCK and line.blocks[-1].users > 1:
-            # It was full, and is another line's too: this one will write into it again.
-            shared = line.blocks.pop()
-            self._reserve(line, cells)
-            line.blocks[-1].data[:] = shared.data
-            self._give_back(shared)
-
     def release(self, number: int) -> None:
         """Take a line back."""
         for block in self._lines.pop(number).blocks:
