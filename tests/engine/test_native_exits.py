@@ -294,6 +294,20 @@ def test_an_early_exit_is_a_model_of_its_layers() -> None:
                 assert bool((told[:, left] == -torch.inf).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_embeddings_are_read_as_they_are_stored(dtype: torch.dtype) -> None:
+    lm, rng = testing.tiny_lm().to(dtype), np.random.default_rng(6)
+    fast, slow = NativeBackend(lm, "float32"), NativeBackend(lm, "float32")
+    fast.set_exits(random_exits(lm, {1: 0}, words=200), lm)
+    pair = Pair(lm, fast, slow, 3)
+    rows = 0
+    for _ in range(4):
+        draft = pair.check([random_tick(lm, rng, pair.row) for _ in range(3)], 1, 4, 0.0)
+        rows += sum(map(len, draft.tokens))
+    assert rows > 12
+    pair.close()
+
+
 def test_a_long_first_tick_is_drafted_from() -> None:
     lm, rng = LMS["tiny"], np.random.default_rng(3)
     for precision in PRECISIONS:
