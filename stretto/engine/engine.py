@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -24,13 +24,17 @@ from stretto.engine.sampling import Sampler
 from stretto.engine.scheduler import Scheduler
 from stretto.engine.session import Session
 from stretto.engine.setup import Checker
-from stretto.engine.speculation import Speculation, Speculator
+from stretto.engine.speculation import Speculation, Speculator, exit_shares
 from stretto.engine.stats import Stats
 from stretto.engine.tick import Tick
 from stretto.engine.writer import Row
 from stretto.errors import ConfigError, LimitError
 from stretto.models import MultiStreamLM
 from stretto.streams import StreamCodec, StreamSet, StreamTable
+
+if TYPE_CHECKING:
+    from stretto.engine.backends.drafting import Drafting
+    from stretto.models.exits import Exits
 
 
 class Engine:
@@ -54,6 +58,9 @@ class Engine:
         prefix_cache: sessions whose prompts begin alike read the beginning once.
         speculation: rows are drafted and read together; None reads one row a step. What sessions
             say is the same (see :mod:`stretto.engine.speculation`).
+        exits: the model's exit heads, if it has some and the back end can use them.
+        exit_layer: run the first layers only, and that exit: fast, and no longer what the whole
+            model would say. Not together with speculation.
         stop_ids: for a base model that has never seen streams: the ids it ends a text with. Then
             silence and ``end`` are never sampled. Empty for a multi-stream model.
 
@@ -73,6 +80,8 @@ class Engine:
         max_waiting: int = 1024,
         prefix_cache: bool = True,
         speculation: Speculation | None = None,
+        exits: "Exits | None" = None,
+        exit_layer: int | None = None,
         stop_ids: Sequence[int] = (),
     ) -> None:
         if max_cache_bytes is None:
@@ -94,7 +103,11 @@ class Engine:
         self._scheduler = Scheduler(
             self._backend, max_sessions, chunk, self._memory, Queue(max_waiting), self._prefixes
         )
-        self._speculator = None if speculation is None else Speculator(self._backend, speculation)
+        self._exit_layer = exit_layer
+        shares = exit_shares(self._backend, lm, exits, exit_layer, speculation)
+        self._speculator = None
+        if speculation is not None:
+            self._speculator = Speculator(self._backend, speculation, shares)
         self._drafted = self._speculator.drafted if self._speculator else {}
         self._steps = self._cells = 0
         self.failed_passes = 0  # each ended the sessions that took part
@@ -112,12 +125,20 @@ class Engine:
         backend: str = "auto",
         device: str = "auto",
         dtype: str = "auto",
+        exits: str | Path | None = "auto",
         **options: Any,
     ) -> Self:
         """An engine of a base model or checkpoint: registered name, hub name or folder.
 
         A base model without stretto training runs as one ordinary stream, ``text``. Other options
         are the constructor's: ``max_sessions``, ``chunk``, ``max_cache_bytes`` and so on.
+
+        Args:
+            name_or_path: the model.
+            backend, device, dtype: what runs it, where, and in which precision.
+            exits: folder of exit heads; ``auto`` takes those that ship for the model, if any; only
+                looked at where ``speculation`` or ``exit_layer`` is asked for.
+            options: the constructor's.
 
         Raises:
             CheckpointError: the model cannot be loaded.
@@ -129,6 +150,8 @@ class Engine:
         lm = MultiStreamLM.from_pretrained(name_or_path, device=device, dtype=dtype)
         stops = () if is_checkpoint(name_or_path) else _eos_ids(lm)
         codec = load_codec(name_or_path)
+        if options.get("speculation") is not None or options.get("exit_layer") is not None:
+            options["exits"] = _load_exits(lm, str(name_or_path), exits)
         return cls(lm, codec, backend=backend, stop_ids=stops, **options)
 
     @property
@@ -284,12 +307,19 @@ class Engine:
             return np.empty(0, np.int64)
         try:
             batch = build(ticks)
-            return self._sample(self._backend.forward(batch), batch, ticks)
+            return self._sample(self._read(batch), batch, ticks)
         except BaseException as error:  # Ctrl-C too: rows are written, but perhaps half read
             for tick in ticks:
                 tick.session.fail(error)
             self.failed_passes += 1
             raise
+
+    def _read(self, batch: RowBatch) -> Tensor:
+        if self._exit_layer is not None:
+            return cast("Drafting", self._backend).early(batch, self._exit_layer)
+        if self._speculator is not None:
+            return self._speculator.read(batch)
+        return self._backend.forward(batch)
 
     def _sample(self, logits: Tensor, batch: RowBatch, ticks: list[Tick]) -> np.ndarray:
         """Tokens for all queries; if that fails, session by session, to see whose fault it is."""
@@ -397,3 +427,11 @@ def _eos_ids(lm: MultiStreamLM) -> tuple[int, ...]:
     if ids is None:
         ids = lm.config.eos_token_id
     return tuple(ids) if isinstance(ids, list | tuple) else () if ids is None else (int(ids),)
+
+
+def _load_exits(lm: MultiStreamLM, name: str, exits: str | Path | None) -> "Exits | None":
+    from stretto.models.exits import Exits, shipped_exits
+
+    if exits == "auto":
+        return shipped_exits(lm, name)
+    return None if exits is None else Exits.load(exits, lm)

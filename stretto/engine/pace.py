@@ -8,22 +8,27 @@ choose by a sweep; DEL, arXiv 2504.05598, at run time).
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 _CLIP = 0.3
 """A measurement moves the estimate as if it differed by this part at most: stalls are common."""
 _STEP = 0.15
 _SLOPE = 0.02
-"""A cell more than was ever measured is thought to cost this part of the shortest pass: cheap
-enough to be tried."""
 _FORGET = 0.97
 _WEIGHT = 2.0
 """Rows that the belief before any trial counts for."""
 
 
 class Costs:
-    """Seconds of a step by the number of its cells."""
+    """Seconds of a step by the number of its cells.
 
-    def __init__(self) -> None:
+    Args:
+        slope: what a cell more than was ever measured is thought to cost, as a part of the shortest
+            step: little enough to be tried.
+    """
+
+    def __init__(self, slope: float = _SLOPE) -> None:
+        self._slope = slope
         self._cells: list[int] = []
         self._seconds: dict[int, float] = {}
 
@@ -45,7 +50,7 @@ class Costs:
         right = bisect_left(known, cells)
         if right == len(known):
             least = min(self._seconds.values())
-            return max(self._seconds[known[-1]], least) + _SLOPE * least * (cells - known[-1])
+            return max(self._seconds[known[-1]], least) + self._slope * least * (cells - known[-1])
         after = self._seconds[known[right]]
         if known[right] == cells or not right:
             return after
@@ -76,39 +81,64 @@ class Belief:
         self._tested *= _FORGET**0.25
 
 
+@dataclass(frozen=True)
+class Offer:
+    """Rows that one session may read ahead.
+
+    Attributes:
+        rate: acceptance rate of one, given those before it.
+        width: cells of one.
+        rows: how many there can be.
+    """
+
+    rate: float
+    width: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a step would look.
+
+    Attributes:
+        rows: to be read ahead, for each offer.
+        speed: rows a second that are expected of all sessions together.
+    """
+
+    rows: list[int]
+    speed: float
+
+
 def choose_rows(
-    costs: Costs, cells: int, offers: Sequence[tuple[float, int, int]], room: int
-) -> list[int]:
+    costs: Costs, cells: int, offers: Sequence[Offer], room: int, plain: float | None = None
+) -> Choice:
     """How many rows of each offer to read in a step.
 
     Args:
-        costs: of a step.
+        costs: of a step with drafts of this kind.
         cells: that it has anyway.
-        offers: for each session acceptance rate, cells of a drafted row, and rows at hand.
+        offers: of each session.
         room: cells that may be added.
+        plain: seconds of the step without drafts, if ``costs`` does not know.
     """
-    chosen = [0] * len(offers)
-    now = costs.of(cells)
+    chosen, worth, total = [0] * len(offers), float(max(1, len(offers))), cells
+    now = costs.of(cells) if plain is None else plain
     if now is None:
-        return chosen
-    worth, total = float(max(1, len(offers))), cells
-    gains = [rate for rate, _, _ in offers]
+        return Choice(chosen, 0.0)
+    best, gains = Choice([*chosen], worth / now), [offer.rate for offer in offers]
     while True:
-        best = max(
-            (i for i, (_, width, rows) in enumerate(offers)
-             if chosen[i] < rows and total + width - cells <= room),
-            key=lambda i: gains[i] / offers[i][1],
+        i = max(
+            (i for i, offer in enumerate(offers)
+             if chosen[i] < offer.rows and total + offer.width - cells <= room),
+            key=lambda i: gains[i] / offers[i].width,
             default=None,
         )  # fmt: skip
-        if best is None:
-            return chosen
-        rate, width, _ = offers[best]
-        then = costs.of(total + width)
-        assert then is not None
+        if i is None:
+            return best
         # Measured steps are noisy: a longer one may seem shorter.
-        then = max(now, then)
-        if (worth + gains[best]) * now <= worth * then:
-            return chosen
-        chosen[best] += 1
-        worth, total, now = worth + gains[best], total + width, then
-        gains[best] *= rate
+        now = max(now, costs.of(total + offers[i].width) or now)
+        chosen[i] += 1
+        worth, total = worth + gains[i], total + offers[i].width
+        gains[i] *= offers[i].rate
+        if worth / now > best.speed:
+            best = Choice([*chosen], worth / now)

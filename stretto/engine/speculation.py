@@ -7,20 +7,28 @@ pass reads, never what is sampled: tokens are those of plain decoding with the s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
+
+import numpy as np
+from torch import Tensor
 
 from stretto.engine.ahead import AheadTick, draft_rows, read_ahead, settle
 from stretto.engine.backends import Backend
+from stretto.engine.backends.drafting import Draft, Drafting
+from stretto.engine.batch import RowBatch, build
 from stretto.engine.lookup import Guess, Memory
-from stretto.engine.pace import Belief, Costs, choose_rows
+from stretto.engine.pace import Belief, Choice, Costs, Offer, choose_rows
 from stretto.engine.session import Session
 from stretto.engine.stats import Drafted
-from stretto.engine.tick import Tick
+from stretto.engine.tick import Ints, Tick
 from stretto.errors import ConfigError
+from stretto.models import MultiStreamLM
+from stretto.models.exits import ExitHead, Exits
 
 DRAFTERS = ("silence", "lookup", "exit")
 _BEFORE = {"silence": 0.9, "lookup4": 0.7, "lookup3": 0.6, "lookup2": 0.4}
+_EXIT_BEFORE = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,15 +36,18 @@ class Speculation:
     """How an engine may run ahead.
 
     Attributes:
-        drafters: who may draft: ``silence`` (a stream that is silent stays so), ``lookup`` (what
-            followed the same few tokens before), ``exit`` (an exit of the model; needs a back end
-            that offers it, and exits).
+        drafters: who may draft. ``silence``: a stream that is silent stays so; ``lookup``: what
+            followed the same few tokens before; ``exit``: an exit of the model, where the others
+            know nothing (left out if the model has no exits, or the back end offers none).
         max_rows: drafted rows a session and step, at most.
-        adaptive: read as many of them as measured costs and acceptance are worth; else all.
+        exit_layers: which exits may draft; all there are by default.
+        adaptive: draft as much, by whom, as measured costs and acceptance are worth; else always
+            ``max_rows``, by the first exit.
     """
 
     drafters: tuple[str, ...] = DRAFTERS
     max_rows: int = 8
+    exit_layers: tuple[int, ...] | None = None
     adaptive: bool = True
 
     def __post_init__(self) -> None:
@@ -52,12 +63,12 @@ class _Book:
 
     def __init__(self, session: Session) -> None:
         self.memory = Memory(session)
-        self.beliefs: dict[str, Belief] = {}
+        self._beliefs: dict[str, Belief] = {}
 
     def belief(self, kind: str) -> Belief:
-        if kind not in self.beliefs:
-            self.beliefs[kind] = Belief(_BEFORE[kind])
-        return self.beliefs[kind]
+        if kind not in self._beliefs:
+            self._beliefs[kind] = Belief(_BEFORE.get(kind, _EXIT_BEFORE))
+        return self._beliefs[kind]
 
 
 class Speculator:
@@ -66,16 +77,21 @@ class Speculator:
     Args:
         backend: reads; forgets what did not come true.
         settings: what may be done.
+        exits: by layer, the part of a full pass that a row drafted there costs; empty if the back
+            end has no exits.
 
     Attributes:
         drafted: counts by kind of draft.
     """
 
-    def __init__(self, backend: Backend, settings: Speculation) -> None:
+    def __init__(self, backend: Backend, settings: Speculation, exits: dict[int, float]) -> None:
         self._backend, self._settings = backend, settings
         self._books: WeakKeyDictionary[Session, _Book] = WeakKeyDictionary()
-        self._costs = Costs()
+        self._plain = Costs()
+        self._exits = {layer: Costs(part) for layer, part in exits.items()}
+        self._parts = exits
         self._kinds: dict[int, str] = {}
+        self._draft: Draft | None = None
         self.drafted: dict[str, Drafted] = {}
 
     def extend(self, ticks: Sequence[Tick], room: int) -> list[Tick]:
@@ -85,75 +101,177 @@ class Speculator:
             ticks: none empty.
             room: visible cells that may be added to the cache.
         """
-        guesses: dict[int, Guess] = {}
-        for i, tick in enumerate(ticks):
-            with tick.session.own_work():
-                if guess := self._guess(tick):
-                    guesses[i] = guess
-        self._kinds = {}
-        if not guesses:
+        self._kinds, self._draft = {}, None
+        able = [i for i, tick in enumerate(ticks) if _can_follow(tick)]
+        if not able:
             return list(ticks)
-        numbers = self._numbers(ticks, guesses, room)
-        extended = list(ticks)
-        for i, guess in guesses.items():
-            session = ticks[i].session
-            with session.own_work():
-                rows = draft_rows(session, ticks[i], list(guess.rows[: numbers[i]]))
-                extended[i] = read_ahead(ticks[i], rows)
-                self._kinds[i] = guess.kind
-                if not rows:
-                    self._books[session].belief(guess.kind).waited()
-        return extended
+        guesses = self._guesses(ticks, able)
+        layer, rows = self._choose(ticks, able, guesses, room)
+        if layer is None:
+            return self._with_guesses(ticks, guesses, rows)
+        return self._with_exit(ticks, layer, rows)
+
+    def read(self, batch: RowBatch) -> Tensor:
+        """The forward pass over what :meth:`extend` made."""
+        if self._draft is None:
+            return self._backend.forward(batch)
+        return cast("Drafting", self._backend).finish(batch, self._draft)
 
     def settle(self, number: int, tick: AheadTick, tokens: Any) -> list[Any]:
-        """Take up what came true of one extended tick, and forget the rest; rows to be delivered.
+        """Take up what came true of an extended tick, and forget the rest; rows to be delivered.
 
         Args:
             number: which of the step's ticks.
             tick: it.
             tokens: sampled for its queries.
         """
-        session = tick.session
+        session, drafted, kind = tick.session, len(tick.drafted), self._kinds[number]
         rows, true = settle(tick, tokens)
         self._backend.crop(session.line, session.num_cached)
-        kind = self._kinds[number]
-        self._books[session].belief(kind).tested(true, len(tick.drafted))
+        self._books[session].belief(kind).tested(true, drafted)
         count = self.drafted.setdefault(kind, Drafted())
-        count.rows += len(tick.drafted)
+        count.rows += drafted
         count.true += true
+        count.tested += min(true + 1, drafted)
         count.passes += 1
-        count.tested += min(true + 1, len(tick.drafted))
         return rows
 
     def measured(self, cells: int, seconds: float) -> None:
-        """Take note of how long a step took."""
-        self._costs.measured(cells, seconds)
+        """Take note of how long the step took that was extended last."""
+        costs = self._plain if self._draft is None else self._exits[self._draft.layer]
+        costs.measured(cells, seconds)
 
-    def _guess(self, tick: Tick) -> Guess | None:
-        session: Session = tick.session
-        if not session.speculates or not session.is_prefilled or not len(tick.outputs):
-            return None
-        if session not in self._books:
-            self._books[session] = _Book(session)
-        guess = self._books[session].memory.guess(tick, self._settings.max_rows)
-        if guess is None or guess.kind[:6] not in {name[:6] for name in self._settings.drafters}:
-            return None
-        return guess
+    def _guesses(self, ticks: Sequence[Tick], able: list[int]) -> dict[int, Guess]:
+        """What is known without asking the model, by tick."""
+        guesses, wanted = {}, self._settings.drafters
+        for i in able:
+            session = ticks[i].session
+            with session.own_work():
+                if session not in self._books:
+                    self._books[session] = _Book(session)
+                guess = self._books[session].memory.guess(ticks[i], self._settings.max_rows)
+                if guess is not None and guess.kind.rstrip("0123456789") in wanted:
+                    guesses[i] = guess
+        return guesses
 
-    def _numbers(
-        self, ticks: Sequence[Tick], guesses: dict[int, Guess], room: int
-    ) -> dict[int, int]:
-        """Rows to be read ahead, by tick."""
-        widths = {i: len(ticks[i].outputs) for i in guesses}
+    def _choose(
+        self, ticks: Sequence[Tick], able: list[int], guesses: dict[int, Guess], room: int
+    ) -> tuple[int | None, dict[int, int]]:
+        """Who drafts in this step (a layer, or None for what is known) and rows by tick."""
+        most, cells = self._settings.max_rows, sum(map(len, ticks))
+        width = {i: len(ticks[i].outputs) for i in able}
         if not self._settings.adaptive:
-            numbers = {}
-            for i, guess in guesses.items():
-                numbers[i] = min(len(guess.rows), max(0, room) // widths[i])
-                room -= numbers[i] * widths[i]
-            return numbers
-        offers = [
-            (self._books[ticks[i].session].belief(g.kind).rate, widths[i], len(g.rows))
-            for i, g in guesses.items()
+            wanted = {i: len(guess.rows) for i, guess in guesses.items()}
+            layer = None if wanted or not self._exits else min(self._exits)
+            rows = {}
+            for i, number in (dict.fromkeys(able, most) if layer else wanted).items():
+                rows[i] = min(number, max(0, room) // width[i])
+                room -= rows[i] * width[i]
+            return layer, rows
+        found: dict[int | None, tuple[list[int], Choice]] = {}
+        offers = [self._offer(ticks[i], g.kind, len(g.rows)) for i, g in guesses.items()]
+        found[None] = [*guesses], choose_rows(self._plain, cells, offers, room)
+        plain = self._plain.of(cells)
+        for layer, costs in self._exits.items() if plain else ():
+            offers = [self._offer(ticks[i], f"exit{layer}", most) for i in able]
+            found[layer] = able, choose_rows(costs, cells, offers, room, plain)
+        best = max(found, key=lambda layer: found[layer][1].speed)
+        for layer, (which, choice) in found.items():
+            for i, number in zip(which, choice.rows, strict=True):
+                if layer != best or not number:
+                    kind = guesses[i].kind if layer is None else f"exit{layer}"
+                    self._books[ticks[i].session].belief(kind).waited()
+        which, choice = found[best]
+        return (best if any(choice.rows) else None), dict(zip(which, choice.rows, strict=True))
+
+    def _offer(self, tick: Tick, kind: str, rows: int) -> Offer:
+        return Offer(self._books[tick.session].belief(kind).rate, len(tick.outputs), rows)
+
+    def _with_guesses(
+        self, ticks: Sequence[Tick], guesses: dict[int, Guess], rows: dict[int, int]
+    ) -> list[Tick]:
+        extended = list(ticks)
+        for i, guess in guesses.items():
+            extended[i] = self._ahead(i, ticks[i], guess.kind, list(guess.rows[: rows[i]]))
+        return extended
+
+    def _with_exit(self, ticks: Sequence[Tick], layer: int, rows: dict[int, int]) -> list[Tick]:
+        backend = cast("Drafting", self._backend)
+        numbers = np.array([rows.get(i, 0) for i in range(len(ticks))], np.int64)
+        # A further row costs this part of a step; less likely ones are not worth it.
+        least = min(1.0, self._parts[layer]) if self._settings.adaptive else 0.0
+        draft = backend.draft(build(ticks), layer, numbers, least)
+        extended = [
+            self._ahead(i, tick, f"exit{layer}", list(draft.tokens[i]))
+            for i, tick in enumerate(ticks)
         ]
-        cells = sum(map(len, ticks))
-        return dict(zip(guesses, choose_rows(self._costs, cells, offers, room), strict=True))
+        drafted = [len(e) - len(t) for e, t in zip(extended, ticks, strict=True)]
+        if drafted == [tokens.size for tokens in draft.tokens]:
+            self._draft = draft
+        else:  # a grammar forbids some of it: read what is left from the beginning
+            for tick in ticks:
+                self._backend.crop(tick.session.line, tick.session.num_cached)
+        return extended
+
+    def _ahead(self, number: int, tick: Tick, kind: str, rows: list[Ints]) -> Tick:
+        with tick.session.own_work():
+            self._kinds[number] = kind
+            return read_ahead(tick, draft_rows(tick.session, tick, rows))
+        return tick
+
+
+def _can_follow(tick: Tick) -> bool:
+    session = tick.session
+    return session.speculates and session.is_prefilled and len(tick.outputs) > 0
+
+
+def exit_shares(
+    backend: Backend,
+    lm: MultiStreamLM,
+    exits: Exits | None,
+    exit_layer: int | None,
+    speculation: Speculation | None,
+) -> dict[int, float]:
+    """Give a back end the exits that it is to use.
+
+    Returns:
+        for each that may draft, its cost as a part of the whole model's: weights read.
+
+    Raises:
+        ConfigError: an exit is asked for that cannot be had, or speculation without the whole
+            model.
+    """
+    wanted = [exit_layer] if exit_layer is not None else []
+    if speculation is not None:
+        if exit_layer is not None:
+            raise ConfigError("exit_layer leaves no layers to check drafts: give no speculation")
+        wanted = list(speculation.exit_layers or ())
+        if "exit" not in speculation.drafters:
+            return {}
+    elif exit_layer is None:
+        return {}
+    offers = hasattr(backend, "set_exits")
+    if wanted and not offers:
+        raise ConfigError("this back end offers no exits: choose native")
+    missing = set(wanted) - set(exits.heads if exits else ())
+    if missing:
+        known = ", ".join(map(str, exits.layers)) if exits else "none"
+        raise ConfigError(f"no exit after layer {min(missing)}; the model's exits: {known}")
+    if exits is None or not offers:
+        return {}
+    cast("Drafting", backend).set_exits(exits, lm)
+    if exit_layer is not None:
+        return {}
+    layers = wanted or exits.layers
+    return {layer: _share(lm, exits.heads[layer]) for layer in layers}
+
+
+def _share(lm: MultiStreamLM, head: ExitHead) -> float:
+    """Weights that a draft at an exit reads, over those of a whole step."""
+    layers = lm.config.num_hidden_layers
+    hidden = lm.stream_embedding.shape[1]
+    unembedding = (lm.vocab_size + 2) * hidden
+    decoder = lm.base.get_decoder()
+    layer = sum(p.numel() for p in decoder.layers[0].parameters())
+    adapter = 3 * head.inner * hidden + len(head.ids) * hidden
+    return (head.layer * layer + adapter) / (layers * layer + unembedding)

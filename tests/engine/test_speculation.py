@@ -12,7 +12,7 @@ from test_schedules import CODEC, LMS, SETS, check_equals_reference, script
 
 from stretto.engine import Engine, Limits, Speculation, lookup, reference
 from stretto.engine.lookup import Guess
-from stretto.engine.pace import Belief, Costs, choose_rows
+from stretto.engine.pace import Belief, Costs, Offer, choose_rows
 from stretto.engine.reference import Script
 from stretto.engine.session import Session
 from stretto.engine.testing import MOST_AHEAD
@@ -188,11 +188,14 @@ def test_rows_are_added_while_they_are_worth_their_cost() -> None:
     costs = Costs()
     for cells in range(1, 21):
         costs.measured(cells, 1.0 if cells <= 8 else 1.0 + 0.5 * (cells - 8))
-    assert choose_rows(costs, 1, [(0.9, 1, 16)], 99) == [7]  # up to where cells begin to cost
-    assert choose_rows(costs, 1, [(0.9, 1, 16)], 3) == [3]
-    assert choose_rows(costs, 8, [(0.2, 1, 16)], 99) == [0]
-    assert choose_rows(costs, 2, [(0.9, 1, 3), (0.1, 4, 3)], 99) == [3, 0]
-    assert choose_rows(Costs(), 1, [(1.0, 1, 4)], 99) == [0], "nothing was measured yet"
+    long = Offer(0.9, 1, 16)
+    assert choose_rows(costs, 1, [long], 99).rows == [7]  # up to where cells begin to cost
+    assert choose_rows(costs, 1, [long], 3).rows == [3]
+    assert choose_rows(costs, 8, [Offer(0.2, 1, 16)], 99).rows == [0]
+    assert choose_rows(costs, 2, [Offer(0.9, 1, 3), Offer(0.1, 4, 3)], 99).rows == [3, 0]
+    assert choose_rows(Costs(), 1, [Offer(1.0, 1, 4)], 99).rows == [0], "nothing was measured yet"
+    one = choose_rows(costs, 1, [Offer(0.5, 1, 1)], 99)
+    assert one.rows == [1] and one.speed == pytest.approx(1.5)
 
 
 def test_stalls_do_not_count_as_cost() -> None:
