@@ -10,17 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schedules import CODEC, LMS, SETS, check_equals_reference, script
 
-from stretto.engine import Engine, Limits, Speculation, lookup, reference
+from stretto.engine import Engine, Limits, SamplingParams, Speculation, lookup, reference
+from stretto.engine.backends.native import library
 from stretto.engine.lookup import Guess
 from stretto.engine.pace import Belief, Costs, Offer, choose_rows
 from stretto.engine.reference import Script
 from stretto.engine.session import Session
-from stretto.engine.testing import MOST_AHEAD
+from stretto.engine.testing import MOST_AHEAD, tiny_lm
 from stretto.engine.tick import Tick
 from stretto.engine.writer import Row
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
-from stretto.streams import ABSENT
+from stretto.models.exits import Exits, plain_head
+from stretto.streams import ABSENT, AGENT, AUDIT
+
+
+def quiet_end(lm: MultiStreamLM) -> MultiStreamLM:
+    """A model whose last layers change little, so that an exit before them is often right."""
+    for layer in lm.base.get_decoder().layers[1:]:
+        layer.self_attn.o_proj.weight.data *= 0.03
+        layer.mlp.down_proj.weight.data *= 0.03
+    return lm
+
+
+EARLY = {"audit": quiet_end(tiny_lm(AUDIT)), "agent": quiet_end(tiny_lm(AGENT, seed=3))}
+EXITS = {which: Exits.of(lm, {1: plain_head(lm, 1)}, {}) for which, lm in EARLY.items()}
 
 
 class Oracle:
@@ -68,6 +82,57 @@ def test_any_schedule_equals_the_reference(which: str, data: st.DataObject) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stretto.engine.speculation.Memory", oracle.memory)
         check_equals_reference(lm, made, scripts)
+
+
+@pytest.mark.skipif(library.why_not() is not None, reason="the native back end is not here")
+@pytest.mark.parametrize("which", sorted(LMS))
+@settings(max_examples=20)
+@given(st.data())
+def test_any_schedule_with_exits_equals_the_reference(which: str, data: st.DataObject) -> None:
+    lm = EARLY[which]
+    scripts = data.draw(st.lists(script(SETS[which]), min_size=1, max_size=3))
+    settings = Speculation(
+        max_rows=MOST_AHEAD,
+        drafters=data.draw(st.sampled_from([("exit",), ("exit", "lookup", "silence")])),
+        adaptive=data.draw(st.booleans()),
+    )
+    made = Engine(
+        lm, CODEC, backend="native", max_sessions=data.draw(st.integers(1, 3)),
+        speculation=settings, exits=EXITS[which],
+    )  # fmt: skip
+    check_equals_reference(lm, made, scripts)
+
+
+@pytest.mark.skipif(library.why_not() is not None, reason="the native back end is not here")
+@pytest.mark.parametrize("warm", [False, True])
+def test_exits_that_are_right_save_passes(warm: bool) -> None:
+    lm, params = EARLY["audit"], SamplingParams(temperature=0.3 if warm else 0.0)
+    sampling = {lm.streams[i].name: params for i in lm.streams.outputs}
+    played = Script(SETS["audit"][0], {"user": [66]}, [], True, [], sampling=sampling,
+                    limits=Limits(max_rows=60, quiet_rows=60), seed=1)  # fmt: skip
+    made = Engine(
+        lm, CODEC, backend="native", exits=EXITS["audit"],
+        speculation=Speculation(drafters=("exit",), max_rows=3, adaptive=False),
+    )  # fmt: skip
+    check_equals_reference(lm, made, [played])
+    count = made.stats().drafted["exit1"]
+    assert count.true > 20 and made.stats().steps == 60 - count.true
+    assert count.rows >= count.tested >= count.true
+
+
+def test_what_exits_cannot_do_is_refused() -> None:
+    lm = EARLY["audit"]
+    for options, words in (
+        ({"speculation": Speculation(exit_layers=(7,))}, "no exit after layer 7"),
+        ({"exit_layer": 1, "speculation": Speculation()}, "no layers to check drafts"),
+        ({"exit_layer": 7}, "the model's exits: 1"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            Engine(lm, CODEC, backend="native", exits=EXITS["audit"], **options)
+    with pytest.raises(ConfigError, match="offers no exits"):
+        Engine(lm, CODEC, backend="transformers", exits=EXITS["audit"], exit_layer=1)
+    # Where nobody names an exit, the other drafters do without.
+    Engine(lm, CODEC, backend="transformers", exits=EXITS["audit"], speculation=Speculation())
 
 
 def passes_and_rows(made: Engine, lm: MultiStreamLM, lies: float) -> tuple[int, int]:
