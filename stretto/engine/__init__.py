@@ -10,6 +10,7 @@ _LAZY = {
     "Row": "stretto.engine.writer",
     "SamplingParams": "stretto.engine.params",
     "Session": "stretto.engine.session",
+    "Speculation": "stretto.engine.speculation",
     "VirtualClock": "stretto.engine.clock",
     "WallClock": "stretto.engine.clock",
 }
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stretto.engine.grammar import Grammar
     from stretto.engine.params import Limits, SamplingParams
     from stretto.engine.session import Session
+    from stretto.engine.speculation import Speculation
     from stretto.engine.writer import Row
 
 

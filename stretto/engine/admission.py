@@ -49,6 +49,11 @@ class Memory:
         bound = sum(s.num_cached + s.growth_bound() + BLOCK for s in sessions)
         return bound + others <= self.capacity
 
+    def spare(self, sessions: Iterable[Session], others: int) -> int:
+        """Cells that are free beside sessions and ``others``, whatever this step adds."""
+        bound = sum(s.num_cached + s.growth_bound() + 2 * BLOCK for s in sessions)
+        return max(0, self.capacity - bound - others)
+
     def growth(self, session: Session) -> int:
         """Cells that a session takes once its next tick has been read, at most."""
         with session.own_work():

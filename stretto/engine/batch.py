@@ -72,12 +72,8 @@ def build(ticks: Sequence[Tick]) -> RowBatch:
         select.append(tick.queries + b * shape[1])
         sampling_ids.append(session.sampling_ids[tick.outputs])
         uniforms.append(tick.uniforms)
-        if session.history:
-            where = enumerate(tick.outputs.tolist(), start=asked)
-            histories += [(n, session.history[i].tokens) for n, i in where if i in session.history]
-        if session.matchers:
-            where = enumerate(tick.outputs.tolist(), start=asked)
-            matchers += [(n, session.matchers[i]) for n, i in where if i in session.matchers]
+        histories += [(asked + n, heard.tokens) for n, heard in tick.histories()]
+        matchers += [(asked + n, matcher) for n, matcher in tick.matchers()]
         asked += len(tick.outputs)
     lines = np.array([tick.session.line for tick in ticks], np.int64)
     return RowBatch(

@@ -137,6 +137,44 @@ def forks_go_their_own_way(factory: Factory, tolerance: float) -> None:
         _assert_close(second, expected[i][1], tolerance, f"a fork at row {kept}, its source gone")
 
 
+def rows_read_ahead_can_be_forgotten(
+    factory: Factory, tolerance: float, rule: str = "inclusive"
+) -> None:
+    """Rows of outputs read in one pass, silence among them, are told what they are told one by one.
+
+    And a line that is cropped behind any of them goes on as if the others had never been read.
+    """
+    lm = testing.tiny_lm(mask_rule=rule)
+    s = lm.special.silence
+    rows = [[5, 6], [s, 8], [9, s], [s, s], [3, 4], [s, 7]]
+    first = [[row, 40 + row] for row in range(30)]  # 60 cells: crops cross the end of a block
+    for kept in (1, 2, 4):
+        backend, number = factory(lm), len(first)
+        backend.open()  # lines need not begin at 0
+        plain, ahead = backend.open(), backend.open()
+        _read_rows(backend, plain, first, 0)
+        _read_rows(backend, ahead, first, 0)
+        expected = [_read_rows(backend, plain, [row], number + i) for i, row in enumerate(rows)]
+        together = _read_rows(backend, ahead, rows, number)
+        _assert_close(together, np.concatenate(expected), tolerance, "rows read ahead")
+        fork = backend.fork(ahead, 2 * number + _visible(rows, s))
+        backend.crop(ahead, 2 * number + _visible(rows[:kept], s))
+        backend.release(plain)
+        twin, other = backend.open(), backend.open()
+        _read_rows(backend, twin, first + rows[:kept], 0)
+        _read_rows(backend, other, first + rows, 0)
+        for i, row in enumerate(([60, 61], [s, 62])):
+            for line, like, before in ((ahead, twin, kept), (fork, other, len(rows))):
+                start = number + before + i
+                _assert_close(_read_rows(backend, line, [row], start),
+                              _read_rows(backend, like, [row], start),
+                              tolerance, f"row {i} after a crop behind row {kept}")  # fmt: skip
+
+
+def _visible(rows: list[list[int]], silence: int) -> int:
+    return sum(token != silence for row in rows for token in row)
+
+
 def memory_is_counted(factory: Factory, tolerance: float) -> None:
     """``cache_bytes`` has room for every visible cell, none for silence, and goes back to 0."""
     lm = testing.tiny_lm()
@@ -170,10 +208,11 @@ CHECKS: tuple[Callable[[Factory, float], None], ...] = (
     lines_are_given_again_empty,
     a_pass_may_ask_nothing,
     forks_go_their_own_way,
+    rows_read_ahead_can_be_forgotten,
     memory_is_counted,
 )
-"""All of them; the first two also take ``rule="strict"``."""
-RULES = (rows_equal_one_pass, ragged_batches)
+"""All of them; those in ``RULES`` also take ``rule="strict"``."""
+RULES = (rows_equal_one_pass, ragged_batches, rows_read_ahead_can_be_forgotten)
 
 
 def _tables(lm: MultiStreamLM, lengths: tuple[int, ...]) -> list[StreamTable]:
@@ -206,6 +245,21 @@ def _read(
     backend: Backend, line: int, tokens: list[list[int]], row: int, ask: bool = True
 ) -> np.ndarray:
     return _read_both(backend, (line,), tokens, row, ask)
+
+
+def _read_rows(backend: Backend, line: int, rows: list[list[int]], start: int) -> np.ndarray:
+    """Logits of rows that are read in one pass, in their order: (rows * S, V + 2)."""
+    cells = np.array(rows, np.int64)
+    # Only silence leaves no key in this kit: it has the highest ids but one.
+    silence = testing.tiny_lm().special.silence
+    tokens, order = cells.ravel(), np.argsort(cells.ravel() == silence, kind="stable")
+    where = np.empty_like(order)
+    where[order] = np.arange(len(order))
+    row, stream = (x.ravel() for x in np.indices(cells.shape))
+    batch = RowBatch(np.array([line]), tokens[order][None], stream[order][None],
+                     start + row[order][None], np.zeros((1, len(order)), np.int64), where,
+                     where * 0, np.zeros(len(where)), [])  # fmt: skip
+    return backend.forward(batch).float().cpu().numpy().copy()
 
 
 def _read_both(

@@ -2,31 +2,30 @@
 
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Self
 
 from stretto.engine.admission import Memory, Queue, default_bytes
 from stretto.engine.backends import Backend, check_name, open_backend
-from stretto.engine.batch import RowBatch, build
 from stretto.engine.clock import Clock, WallClock
 from stretto.engine.live import LiveLoop
 from stretto.engine.params import Limits, SamplingParams
+from stretto.engine.passes import Passes
 from stretto.engine.prefix import PrefixCache
 from stretto.engine.sampling import Sampler
 from stretto.engine.scheduler import Scheduler
 from stretto.engine.session import Session
 from stretto.engine.setup import Checker
+from stretto.engine.speculation import Speculation, Speculator, exit_shares
 from stretto.engine.stats import Stats
 from stretto.engine.tick import Tick
 from stretto.engine.writer import Row
 from stretto.errors import ConfigError, LimitError
 from stretto.models import MultiStreamLM
 from stretto.streams import StreamCodec, StreamSet, StreamTable
+
+if TYPE_CHECKING:
+    from stretto.models.exits import Exits
 
 
 class Engine:
@@ -48,6 +47,11 @@ class Engine:
             the lowest priority is evicted: it ends, with what it wrote.
         max_waiting: how many sessions may wait for their turn.
         prefix_cache: sessions whose prompts begin alike read the beginning once.
+        speculation: rows are drafted and read together; None reads one row a step. What sessions
+            say is the same (see :mod:`stretto.engine.speculation`).
+        exits: the model's exit heads, if it has some and the back end can use them.
+        exit_layer: run the first layers only, and that exit: fast, and no longer what the whole
+            model would say. Not together with speculation.
         stop_ids: for a base model that has never seen streams: the ids it ends a text with. Then
             silence and ``end`` are never sampled. Empty for a multi-stream model.
 
@@ -66,6 +70,9 @@ class Engine:
         max_cache_bytes: int | None = None,
         max_waiting: int = 1024,
         prefix_cache: bool = True,
+        speculation: Speculation | None = None,
+        exits: "Exits | None" = None,
+        exit_layer: int | None = None,
         stop_ids: Sequence[int] = (),
     ) -> None:
         if max_cache_bytes is None:
@@ -80,14 +87,18 @@ class Engine:
         self._checker = Checker(lm, codec, tuple(stop_ids))
         self._backend = open_backend(backend, lm) if isinstance(backend, str) else backend
         rows = getattr(self._backend, "rows", None)  # most leave it to torch
-        self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device, rows)
+        sampler = self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device, rows)
         self._max_cache_bytes = max_cache_bytes
         self._memory = Memory(self._backend, max_cache_bytes)
         self._prefixes = PrefixCache(self._backend) if prefix_cache else None
         self._scheduler = Scheduler(
             self._backend, max_sessions, chunk, self._memory, Queue(max_waiting), self._prefixes
         )
-        self._steps = self._cells = 0
+        shares = exit_shares(self._backend, lm, exits, exit_layer, speculation)
+        speculator = None
+        if speculation is not None:
+            speculator = Speculator(self._backend, speculation, shares)
+        self._passes = Passes(self._backend, sampler, exit_layer, speculator)
         self.failed_passes = 0  # each ended the sessions that took part
         self._lock = threading.RLock()
         self._stepping = threading.Lock()
@@ -103,12 +114,20 @@ class Engine:
         backend: str = "auto",
         device: str = "auto",
         dtype: str = "auto",
+        exits: str | Path | None = "auto",
         **options: Any,
     ) -> Self:
         """An engine of a base model or checkpoint: registered name, hub name or folder.
 
         A base model without stretto training runs as one ordinary stream, ``text``. Other options
         are the constructor's: ``max_sessions``, ``chunk``, ``max_cache_bytes`` and so on.
+
+        Args:
+            name_or_path: the model.
+            backend, device, dtype: what runs it, where, and in which precision.
+            exits: folder of exit heads; ``auto`` takes those that ship for the model, if any; only
+                looked at where ``speculation`` or ``exit_layer`` is asked for.
+            options: the constructor's.
 
         Raises:
             CheckpointError: the model cannot be loaded.
@@ -120,6 +139,8 @@ class Engine:
         lm = MultiStreamLM.from_pretrained(name_or_path, device=device, dtype=dtype)
         stops = () if is_checkpoint(name_or_path) else _eos_ids(lm)
         codec = load_codec(name_or_path)
+        if options.get("speculation") is not None or options.get("exit_layer") is not None:
+            options["exits"] = _load_exits(lm, str(name_or_path), exits)
         return cls(lm, codec, backend=backend, stop_ids=stops, **options)
 
     @property
@@ -137,6 +158,7 @@ class Engine:
         seed: int = 0,
         clock: Clock | None = None,
         priority: int = 0,
+        speculate: bool = True,
     ) -> Session:
         """A new session. It begins with the next step, or when its turn comes.
 
@@ -150,6 +172,8 @@ class Engine:
             clock: real time by default.
             priority: sessions of a higher one begin first and are evicted last; equal ones begin
                 in the order in which they were opened.
+            speculate: whether several rows may be written in one step, if the engine does that at
+                all. Without, a caller who steps the engine can act between any two rows.
 
         Raises:
             InputError: a stream or token the model does not know, or prompts too long for it.
@@ -157,7 +181,7 @@ class Engine:
             LimitError: the prompts do not fit in the cache, or too many sessions wait already.
         """
         setup = self._checker.setup(streams, prompts or {}, sampling, limits or Limits(), seed)
-        session = Session(setup, self.codec, clock or WallClock(), self, priority)
+        session = Session(setup, self.codec, clock or WallClock(), self, priority, speculate)
         with self._lock:
             self._scheduler.check(session)
             used = {int(i) for s in self._scheduler.live() for i in s.sampling_ids}
@@ -186,11 +210,12 @@ class Engine:
                 waiting=self._scheduler.num_waiting(),
                 cached_bytes=self._backend.cache_bytes,
                 max_cache_bytes=self._max_cache_bytes,
-                steps=self._steps,
-                cells=self._cells,
+                steps=self._passes.steps,
+                cells=self._passes.cells,
                 prefix_hits=self._prefixes.hits if self._prefixes else 0,
                 prefix_cells=self._prefixes.cells_saved if self._prefixes else 0,
                 evictions=self._memory.evictions,
+                drafted=self._passes.drafted(),
             )
 
     def forget_prefixes(self) -> None:
@@ -214,13 +239,18 @@ class Engine:
         with self._stepping:
             ticks = self._plan()
             asked = [tick for tick in ticks if len(tick)]
-            self._steps += bool(asked)
-            self._cells += sum(map(len, asked))
-            tokens = self._run(asked)
-            self._receive(asked, tokens)
+            room = 0
+            if self._passes.is_ahead:
+                with self._lock:
+                    room = self._scheduler.spare_cells()
+            try:
+                rows = self._passes.run(asked, room)
+            except BaseException:
+                self.failed_passes += 1
+                raise
             with self._lock:
                 self._scheduler.retire()
-        return [(tick.session, tick.rows_done) for tick in ticks]
+        return [(tick.session, rows.get(tick.session, tick.rows_done)) for tick in ticks]
 
     def run(self, sessions: Iterable[Session]) -> None:
         """Step until these sessions are over; look at ``finish_reason`` why.
@@ -251,35 +281,6 @@ class Engine:
         for tick in ticks:
             self._live.announce(tick.session)
         return ticks
-
-    @torch.inference_mode()
-    def _run(self, ticks: list[Tick]) -> np.ndarray:
-        if not ticks:
-            return np.empty(0, np.int64)
-        try:
-            batch = build(ticks)
-            return self._sample(self._backend.forward(batch), batch, ticks)
-        except BaseException as error:  # Ctrl-C too: rows are written, but perhaps half read
-            for tick in ticks:
-                tick.session.fail(error)
-            self.failed_passes += 1
-            raise
-
-    def _sample(self, logits: Tensor, batch: RowBatch, ticks: list[Tick]) -> np.ndarray:
-        """Tokens for all queries; if that fails, session by session, to see whose fault it is."""
-        with suppress(Exception):
-            return self._sampler.sample(logits, batch)
-        tokens = np.zeros(len(logits), np.int64)
-        for tick, asked in _spans(ticks):
-            with tick.session.own_work():
-                few = batch.asked(asked.start, asked.stop)
-                tokens[asked] = self._sampler.sample(logits[asked], few)
-        return tokens
-
-    def _receive(self, ticks: list[Tick], tokens: np.ndarray) -> None:
-        for tick, asked in _spans(ticks):
-            with tick.session.own_work():
-                tick.session.receive(tick, tokens[asked])
 
     def _step_or_wait(self, wanted: list[Session]) -> None:
         changes = self._changes
@@ -339,15 +340,6 @@ class Engine:
         self._live.announce(session)
 
 
-def _spans(ticks: list[Tick]) -> Iterator[tuple[Tick, slice]]:
-    """Each tick with the place of its queries among all."""
-    start = 0
-    for tick in ticks:
-        end = start + len(tick.outputs)
-        yield tick, slice(start, end)
-        start = end
-
-
 def _seconds_to_event(session: Session) -> float:
     due = session.next_event()
     return 0.0 if due is None else due - session.clock.now()
@@ -364,3 +356,11 @@ def _eos_ids(lm: MultiStreamLM) -> tuple[int, ...]:
     if ids is None:
         ids = lm.config.eos_token_id
     return tuple(ids) if isinstance(ids, list | tuple) else () if ids is None else (int(ids),)
+
+
+def _load_exits(lm: MultiStreamLM, name: str, exits: str | Path | None) -> "Exits | None":
+    from stretto.models.exits import Exits, shipped_exits
+
+    if exits == "auto":
+        return shipped_exits(lm, name)
+    return None if exits is None else Exits.load(exits, lm)

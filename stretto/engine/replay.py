@@ -110,6 +110,7 @@ def _open(engine: "Engine", table: StreamTable) -> "Session":
         limits=limits,
         seed=seed,
         clock=VirtualClock(lambda cells, cached: 0.0),
+        speculate=False,  # its inputs come when the row before them is there
     )
 
 

@@ -116,6 +116,11 @@ class Scheduler:
             return "max_sessions"
         return "" if self._has_room_for(first) else "max_cache_bytes"
 
+    def spare_cells(self) -> int:
+        """Cells that can be added to lines beside what this step and the next may need."""
+        kept = self._prefixes.num_cells if self._prefixes else 0
+        return self._memory.spare(self.holders(), kept)
+
     def plan(self) -> list[Tick]:
         """The ticks of the next step, or parts of them; rows they hold are written to the tables.
 

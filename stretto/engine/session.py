@@ -31,15 +31,22 @@ class Session(Ticking):
             from the cache, a LimitError that says why and what to do.
         priority: higher ones get their turn first and are evicted last.
         arrival: its number among all sessions of the engine.
+        speculates: several of its rows may be written in one step.
         sampling_ids: for each stream the engine's number of its sampling parameters (S).
     """
 
     def __init__(
-        self, setup: Setup, codec: StreamCodec, clock: Clock, host: Host, priority: int = 0
+        self,
+        setup: Setup,
+        codec: StreamCodec,
+        clock: Clock,
+        host: Host,
+        priority: int = 0,
+        speculates: bool = True,
     ) -> None:
         super().__init__(setup, codec, clock)
         self.sampling_ids = np.zeros(len(self.streams), np.int64)
-        self.priority, self.arrival = priority, 0
+        self.priority, self.arrival, self.speculates = priority, 0, speculates
         self._host = host
         self._reseeded: list[dict[str, int]] = []
 
@@ -194,7 +201,9 @@ class Session(Ticking):
         with self._lock:
             self._refuse_if_over()
             clock = copy.copy(self.clock)
-            other = Session(self.setup, self.codec, clock, self._host, self.priority)
+            other = Session(
+                self.setup, self.codec, clock, self._host, self.priority, self.speculates
+            )
             other.sampling_ids = self.sampling_ids.copy()
             other.input_end_row, other.input_end_time = self.input_end_row, self.input_end_time
             other.num_cached = self.num_cached

@@ -17,6 +17,7 @@ from stretto.engine.clock import VirtualClock
 from stretto.engine.engine import Engine
 from stretto.engine.params import Limits, SamplingParams
 from stretto.engine.reference import Script
+from stretto.engine.tick import Tick
 from stretto.models import MultiStreamLM, StreamBatch
 from stretto.streams import ABSENT, AUDIT, SpecialIds, StreamCodec, StreamSet, StreamTable
 from stretto.streams.ticks import validate
@@ -158,6 +159,10 @@ def scripts(lm: MultiStreamLM) -> list[Script]:
     return made
 
 
+MOST_AHEAD = 8
+"""Rows that an engine under test may read ahead."""
+
+
 class _Actor:
     """Plays one script on a session of its own."""
 
@@ -173,7 +178,13 @@ class _Actor:
         self.session.feed(script.arrivals, closed=script.closed)
         self.events = deque(script.events)
         self.ticks = 0
+        self._receive = self.session.receive
+        self.session.receive = self._count
         self.happen()
+
+    def _count(self, part: Tick, tokens: np.ndarray) -> None:
+        self._receive(part, tokens)
+        self.ticks += not self.session.is_reading  # a part of a tick is none
 
     def is_waited_for(self) -> bool:
         """Whether something still happens to it."""
@@ -191,6 +202,9 @@ class _Actor:
                 session.close(event.stream or None)
             else:
                 session.cancel()
+        # Rows that are read ahead must not run past what is to happen.
+        soon = self.events[0].tick <= self.ticks + MOST_AHEAD if self.events else False
+        self.session.speculates = not soon
 
     def hurry(self) -> None:
         """Nobody can move: let the next event happen, if it takes part at all."""
@@ -208,9 +222,7 @@ def play(engine: Engine, played: Sequence[Script]) -> list[StreamTable]:
     while any(actor.is_waited_for() for actor in actors):
         took_part = [by_session[session] for session, _ in engine.step()]
         for actor in took_part:
-            if not actor.session.is_reading:  # a part of a tick is none
-                actor.ticks += 1
-                actor.happen()
+            actor.happen()
         if not took_part:
             for actor in actors:
                 actor.hurry()

@@ -47,6 +47,24 @@ class Tick:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def has_cells_of(self, other: "Tick") -> bool:
+        """Whether it reads and asks the same cells."""
+        names = ("tokens", "streams", "positions", "queries", "outputs")
+        return all(np.array_equal(getattr(self, x), getattr(other, x)) for x in names)
+
+    def histories(self) -> list[tuple[int, Any]]:
+        """What streams with a repetition penalty have said, by the query that asks them."""
+        return self._by_query(self.session.history)
+
+    def matchers(self) -> list[tuple[int, Any]]:
+        """How far streams with a grammar have come in it, by the query that asks them."""
+        return self._by_query(self.session.matchers)
+
+    def _by_query(self, known: Mapping[int, Any]) -> list[tuple[int, Any]]:
+        if not known:
+            return []
+        return [(n, known[i]) for n, i in enumerate(self.outputs.tolist()) if i in known]
+
 
 def empty_tick(session: Any, rows_done: list[Any]) -> Tick:
     """A tick whose rows nobody has to read, as the session is over."""

@@ -192,6 +192,31 @@ class Ticking(Ending):
             self._reading = None
             return empty_tick(self, part.rows_done)
 
+    def go_on(self, said: np.ndarray, drafted: Tick) -> tuple[Tick, bool] | None:
+        """Write the next row if it is the one that was drafted, and read already.
+
+        Args:
+            said: what outputs say in the drafted row (O); ``ABSENT`` for those at rest.
+            drafted: its cells.
+
+        Returns:
+            its tick, with its rows to be delivered; and whether it still asks for its tokens (it
+            does not if the session is over with it). None if the next row is another one, or
+            cannot be told yet: it is read by a pass of its own.
+        """
+        with self._lock:
+            self.check_over()
+            if self.finish_reason is not None or self._reading is not None:
+                return None
+            if self._backlog() or not self._writer.will_say(said):
+                return None
+            self.begin()
+            reading = self._reading
+            if reading is None or not reading.tick.has_cells_of(drafted):
+                return None  # input came in between
+            tick = self.next_part()
+            return tick, self.finish_reason is None
+
     def _write(self) -> Tick:
         """Write the next rows of the table."""
         now, room = self.clock.now(), self._writer.max_rows - len(self.rows)

@@ -128,6 +128,11 @@ class TableWriter:
         other._decoders = [decoder.copy() for decoder in self._decoders]
         return other
 
+    def will_say(self, said: np.ndarray) -> bool:
+        """Whether this is what the outputs say in the next tick (O) if no input arrives."""
+        out = self._outputs
+        return np.array_equal(np.where(self._rests[out], ABSENT, self._next[out]), said)
+
     def is_live(self) -> bool:
         """Whether some output has a cell in the next tick even if no input arrives."""
         return not self._rests[self._outputs].all()

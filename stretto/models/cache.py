@@ -72,6 +72,10 @@ class StreamCache(Cache):
         """Empty a line for the next session."""
         self.lengths[line] = 0
 
+    def crop(self, line: int, cells: int) -> None:
+        """Forget all but the first ``cells`` visible cells of a line."""
+        self.lengths[line] = cells
+
     def copy(self, source: int, target: int, cells: int) -> None:
         """Let a line hold the first ``cells`` visible cells of another, and nothing else."""
         self.rows[target, :cells] = self.rows[source, :cells]

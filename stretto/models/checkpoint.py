@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stretto.errors import CheckpointError
+from stretto.models.exits import shipped_exits
 from stretto.models.manifest import write_manifest
 from stretto.models.store import resolve
 from stretto.streams import SINGLE, StreamCodec, StreamSet
@@ -96,7 +97,7 @@ def load(
             mask_rule=mask_rule or "inclusive",
             base_name=str(name_or_path),
         )
-        return model if trainable else model.eval()
+        return _finished(model, str(name_or_path), trainable)
     card = read_card(folder)
     _refuse_mismatch(folder, card, streams, mask_rule)
     whole = (folder / "config.json").exists()
@@ -121,7 +122,7 @@ def load(
         if vectors[name].shape != getattr(model, name).shape:
             raise CheckpointError(f"{folder}: {name} has shape {tuple(vectors[name].shape)}")
         getattr(model, name).data.copy_(vectors[name])
-    return model if trainable else model.eval()
+    return _finished(model, str(name_or_path), trainable)
 
 
 def save(model: "MultiStreamLM", folder: Path, adapter_dtype: torch.dtype | None = None) -> None:
@@ -152,6 +153,14 @@ def save(model: "MultiStreamLM", folder: Path, adapter_dtype: torch.dtype | None
     if folder.exists():
         shutil.rmtree(folder)
     work.rename(folder)
+
+
+def _finished(model: M, name: str, trainable: bool) -> M:
+    """For use rather than training: in evaluation mode, with the exits that ship for it."""
+    if trainable:
+        return model
+    model.exits = shipped_exits(model, name)
+    return model.eval()
 
 
 def read_card(folder: Path) -> dict[str, Any]:

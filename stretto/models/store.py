@@ -49,6 +49,19 @@ def adapter_names() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if (entry / "stretto.json").is_file())
 
 
+def exits_for(name: str) -> Path | None:
+    """The folder of the exit heads that ship for a model, by its registered name."""
+    return _adapter_folder(f"exits-{name}") if f"exits-{name}" in exits_names() else None
+
+
+def exits_names() -> list[str]:
+    """Names of the exit heads that ship inside the package: ``exits-`` and the model's name."""
+    folder = files("stretto") / "adapters"
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if (entry / "exits.json").is_file())
+
+
 def model_names() -> list[str]:
     """Names of the base models that :func:`pull` knows."""
     return sorted(_MODELS)
@@ -75,6 +88,9 @@ def resolve(name_or_path: str, *, offline: bool | None = None) -> Path:
             return pull(name_or_path, offline=offline)
         _check_cheaply(name_or_path, folder)
         return folder
+    if name_or_path in exits_names():
+        model = name_or_path.removeprefix("exits-")
+        raise CheckpointError(f"{name_or_path} is no model: it is what {model} can be left by")
     path = Path(name_or_path).expanduser()
     if name_or_path and path.is_dir():
         return _model_folder(path)
@@ -149,10 +165,11 @@ def list_models() -> list[dict[str, Any]]:
                 "path": str(folder) if there else None,
             }
         )
-    for name in adapter_names():
-        folder = _adapter_folder(name)
-        row = {"name": name, "kind": "adapter", "in_cache": True, "bytes": _bytes(folder)}
-        rows.append(row | {"licence": "Apache-2.0", "path": str(folder)})
+    for kind, names in (("adapter", adapter_names()), ("exits", exits_names())):
+        for name in names:
+            folder = _adapter_folder(name)
+            row = {"name": name, "kind": kind, "in_cache": True, "bytes": _bytes(folder)}
+            rows.append(row | {"licence": "Apache-2.0", "path": str(folder)})
     return rows
 
 
@@ -162,22 +179,24 @@ def show(name_or_path: str) -> dict[str, Any]:
     Raises:
         CheckpointError: not here (nothing is fetched), or unreadable.
     """
-    folder = resolve(name_or_path, offline=True)
+    folder = _folder_here(name_or_path)
     manifest = read_manifest(folder)
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     card = read_json(folder / "stretto.json") if (folder / "stretto.json").exists() else {}
+    exits = read_json(folder / "exits.json") if (folder / "exits.json").exists() else {}
     kind = "base" if not card else "checkpoint" if config else "adapter"
-    shipped = "Apache-2.0" if name_or_path in adapter_names() else None
+    shipped = "Apache-2.0" if name_or_path in [*adapter_names(), *exits_names()] else None
     weights = sorted(folder.glob("*.safetensors"))
     return {
         "name": name_or_path,
-        "kind": kind,
+        "kind": "exits" if exits else kind,
         "architecture": next(iter(config.get("architectures") or ()), None),
         "layers": config.get("num_hidden_layers"),
         "hidden": config.get("hidden_size"),
         "vocab": config.get("vocab_size"),
         "parameters": sum(_parameters(path) for path in weights),
-        "base": card.get("base"),
+        "base": (card or exits).get("base"),
+        "exits": exits.get("layers"),
         "streams": [stream["name"] for stream in card.get("streams", ())] or None,
         "mask_rule": card.get("mask_rule"),
         "bytes": _bytes(folder),
@@ -197,7 +216,7 @@ def verify(name_or_path: str) -> int:
     Raises:
         CheckpointError: a file differs (the message says how to mend it), or nothing is recorded.
     """
-    folder = resolve(name_or_path, offline=True)
+    folder = _folder_here(name_or_path)
     listing = read_manifest(folder).get("files", {})
     if not listing:
         raise CheckpointError(f"{folder}: no {MANIFEST} with checksums, so nothing to verify by")
@@ -210,6 +229,15 @@ def verify(name_or_path: str) -> int:
 
 def _adapter_folder(name: str) -> Path:
     return Path(str(files("stretto") / "adapters" / name))
+
+
+def _folder_here(name_or_path: str) -> Path:
+    """The folder of a model or of exit heads; nothing is fetched."""
+    if name_or_path in exits_names():
+        return _adapter_folder(name_or_path)
+    if (Path(name_or_path).expanduser() / "exits.json").is_file():
+        return Path(name_or_path).expanduser()
+    return resolve(name_or_path, offline=True)
 
 
 def _cached_folder(name: str) -> Path:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from stretto.errors import CheckpointError, InputError
 from stretto.models.batch import PAD_SAMPLE, StreamBatch
 from stretto.models.cache import StreamCache
+from stretto.models.exits import Exits
 from stretto.models.masks import Keys, MaskRule, additive, block_mask, check_rule, dense_mask
 from stretto.streams import SpecialIds, StreamSet
 
@@ -52,6 +53,7 @@ class MultiStreamLM(nn.Module):
         stream_embedding: (S, D), zero when new.
         special_in: embeddings of silence and end (2, D).
         special_out: their rows of the unembedding (2, D).
+        exits: heads by which it can be left early to draft what it will say; None if it has none.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class MultiStreamLM(nn.Module):
         self.base: Any = base  # PEFT wraps it in place
         self.streams = streams
         self.sets = dict(sets or {})
+        self.exits: Exits | None = None  # no module: a checkpoint does not hold it
         self.mask_rule: MaskRule = check_rule(mask_rule)
         self.base_name = base_name
         embedding = self.base.get_input_embeddings().weight.detach().float()

@@ -84,6 +84,15 @@ class Lines(RuleBasedStateMachine):
 
     @precondition(lambda self: self.lists)
     @rule(data=st.data())
+    def crop(self, data: st.DataObject) -> None:
+        line = data.draw(st.sampled_from(sorted(self.lists)))
+        length = len(self.lists[line])
+        cells = data.draw(st.integers(0, length) | st.just(length - length % BLOCK))
+        self.blocks.crop(line, cells)
+        del self.lists[line][cells:], self.rows[line][cells:]
+
+    @precondition(lambda self: self.lists)
+    @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         line = data.draw(st.sampled_from(sorted(self.lists)))
         self.blocks.release(line)
@@ -144,6 +153,38 @@ def test_blocks_are_used_again() -> None:
         blocks.release(line)
     blocks.release(keep)
     assert made == 10
+
+
+def test_a_crop_gives_blocks_back_and_copies_what_is_shared() -> None:
+    blocks = Blocks(BLOCK * CELL)
+    line = blocks.open()
+    blocks.append(line, np.arange(3 * BLOCK + 5))
+    fork = blocks.fork(line, 3 * BLOCK)
+    assert allocated(blocks) == CELL * BLOCK * 4
+    blocks.crop(line, 2 * BLOCK)
+    assert allocated(blocks) == CELL * BLOCK * 3, "the last, of the line alone, is free"
+    blocks.crop(line, BLOCK + 1)
+    assert blocks.nbytes == CELL * (3 * BLOCK + 1), "the half-full one is its own"
+    blocks.release(fork)
+    assert blocks.nbytes == CELL * (BLOCK + 1)
+    with pytest.raises(ValueError, match=f"line 0 holds {BLOCK + 1} cells, not {BLOCK + 2}"):
+        blocks.crop(line, BLOCK + 2)
+
+
+def test_a_crop_without_memory_leaves_the_line_as_it_was() -> None:
+    blocks = Blocks(BLOCK * CELL)
+    line = blocks.open()
+    blocks.append(line, np.arange(2 * BLOCK))
+    fork = blocks.fork(line, 2 * BLOCK)
+
+    def none() -> Any:
+        raise MemoryError
+
+    blocks._new = none
+    with pytest.raises(MemoryError):
+        blocks.crop(fork, BLOCK + 1)
+    assert blocks.append(fork, np.empty(0, np.int64))[0] == 2 * BLOCK
+    assert [block.users for block in blocks._lines[line].blocks] == [2, 2]
 
 
 @pytest.mark.parametrize("cells", [-1, 6])

@@ -131,8 +131,9 @@ def fork_and_go_on(busy: bool) -> None:
     check(backend, *known[3])
 
 
-# In a process of its own: other tests leave OpenVINO's objects behind, and collecting those in a forked child crashes. With one
-# thread for torch: its own threads (OpenMP) do not live on in a child, and what asks for them there waits for ever.
+# In a process of its own: other tests leave OpenVINO's objects behind, and collecting those in a
+# forked child crashes. With one thread for torch: its own threads (OpenMP) do not live on in a
+# child, and what asks for them there waits for ever.
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_forked_process_goes_on_alone(busy: bool) -> None:
     ended = subprocess.run(

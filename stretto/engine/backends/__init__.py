@@ -59,6 +59,15 @@ class Backend(Protocol):
         """
         ...
 
+    def crop(self, line: int, cells: int) -> None:
+        """Forget all but the first ``cells`` cells of a line; forks of it keep theirs.
+
+        Args:
+            line: whose.
+            cells: visible cells in the order in which they were read; no more than it holds.
+        """
+        ...
+
     def release(self, line: int) -> None:
         """Take a line back; what it held is forgotten."""
         ...

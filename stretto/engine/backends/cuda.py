@@ -100,6 +100,11 @@ class CudaBackend:
         return self._pool.fork(line, cells)
 
     @torch.inference_mode()
+    def crop(self, line: int, cells: int) -> None:
+        """Forget all but the first visible cells of a line."""
+        self._pool.crop(line, cells)
+
+    @torch.inference_mode()
     def release(self, line: int) -> None:
         """Take a line back and empty it; its memory is kept for the next."""
         self._pool.release(line)

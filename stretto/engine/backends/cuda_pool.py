@@ -120,6 +120,13 @@ class Pool:
         self.lengths[new] = cells
         return new
 
+    def crop(self, line: int, cells: int) -> None:
+        """Forget all but the first visible cells of a line."""
+        # Zeros for the reason that `release` gives.
+        self.keys[:, line, cells : self.lengths[line]] = 0
+        self.values[:, line, cells : self.lengths[line]] = 0
+        self.lengths[line] = cells
+
     def release(self, line: int) -> None:
         """Take a line back and empty it. The memory is kept: recorded passes read it."""
         # Not only forgotten: hidden keys have weight 0, but 0 times infinity is not 0.

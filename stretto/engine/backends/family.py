@@ -45,6 +45,10 @@ class FamilyBackend:
         """Give a new line that holds the first ``cells`` cells of another."""
         return self._lines.fork(line, cells)
 
+    def crop(self, line: int, cells: int) -> None:
+        """Forget all but the first ``cells`` cells of a line."""
+        self._lines.crop(line, cells)
+
     def release(self, line: int) -> None:
         """Take a line back; when none is left in use the memory is given back too."""
         self._lines.release(line)

@@ -140,12 +140,8 @@ class LlamaCppBackend:
             InputError: a row of the line would be cut in two.
             LimitError: llama.cpp knows no more sequences.
         """
-        source, held, rows = self._lines[line], 0, 0
-        while held < cells and rows < len(source.rows):
-            held += source.rows[rows].cells
-            rows += 1
-        if held != cells:
-            raise InputError(f"a fork at {cells} cells cuts a row; the nearest end is at {held}")
+        source = self._lines[line]
+        rows = _rows_in(source, cells)
         number = self.open()
         fork = self._lines[number]
         fork.rows = source.rows[:rows]
@@ -153,6 +149,21 @@ class LlamaCppBackend:
             row.lines += 1
         self._context.copy(source.sequence, fork.sequence, 0, 2 * rows + 1)
         return number
+
+    def crop(self, line: int, cells: int) -> None:
+        """Forget all but the first ``cells`` visible cells of a line.
+
+        Raises:
+            InputError: a row of the line would be cut in two.
+        """
+        held = self._lines[line]
+        rows = _rows_in(held, cells)
+        for sequence in (held.sequence, *held.views):
+            self._context.remove(sequence, 2 * rows + 1, -1)
+        for row in held.rows[rows:]:
+            row.lines -= 1
+            self._used -= 0 if row.lines else row.cells
+        del held.rows[rows:]
 
     def release(self, line: int) -> None:
         """Take a line back; when none is left in use the memory is given back too."""
@@ -286,3 +297,18 @@ def _parts(batch: RowBatch, silence: int, most: int) -> list[_Part]:
             for first in range(most, len(silent), most):
                 parts.append(_Part(line, row, nothing, silent[first : first + most]))
     return parts
+
+
+def _rows_in(line: _Line, cells: int) -> int:
+    """How many rows the first ``cells`` cells of a line are.
+
+    Raises:
+        InputError: they end within a row.
+    """
+    held = rows = 0
+    while held < cells and rows < len(line.rows):
+        held += line.rows[rows].cells
+        rows += 1
+    if held != cells:
+        raise InputError(f"line cut at {cells} cells, within a row; the nearest end is at {held}")
+    return rows

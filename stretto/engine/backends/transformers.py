@@ -53,6 +53,11 @@ class TransformersBackend:
         return new
 
     @torch.inference_mode()
+    def crop(self, line: int, cells: int) -> None:
+        """Forget all but the first cells of a line."""
+        self._cache.crop(line, cells)
+
+    @torch.inference_mode()
     def release(self, line: int) -> None:
         """Take a line back; when none is left in use the memory is given back too."""
         heappush(self._free, line)

@@ -8,20 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stretto.engine.backends.drafting import Draft
 from stretto.engine.backends.family import checked_precision
 from stretto.engine.backends.native.blocks import BLOCK, Blocks
+from stretto.engine.backends.native.exits import NativeExits
 from stretto.engine.backends.native.inputs import Inputs
 from stretto.engine.backends.native.library import (
     LAYER_FIELDS,
     LayerPointers,
-    Pass,
     Sizes,
     load_library,
 )
+from stretto.engine.backends.native.passes import Cells, Ints, make_pass, run, with_lengths
 from stretto.engine.backends.native.rows import NativeRows
-from stretto.engine.batch import PAD_SAMPLE, RowBatch
+from stretto.engine.batch import RowBatch
 from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM
+from stretto.models.exits import Exits
 from stretto.models.family import FamilyDecoder, Linear, has_dynamic_rope
 
 _KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -77,6 +80,8 @@ class NativeBackend:
         # Not at exit, when a thread of Python may still be inside: the process ends them all.
         weakref.finalize(self, self._lib.stretto_delete, self._handle).atexit = False
         self._inputs = Inputs(lm, decoder)
+        self._num_layers = decoder.num_layers
+        self._exits: NativeExits | None = None
         self._load(decoder)
         self._logits = torch.empty(0, self._outputs)
         self.rows = NativeRows(self._lib, self._handle)
@@ -97,6 +102,10 @@ class NativeBackend:
         """A new line with the first ``cells`` visible cells of another."""
         return self._blocks.fork(line, cells)
 
+    def crop(self, line: int, cells: int) -> None:
+        """Forget all but the first ``cells`` visible cells of a line."""
+        self._blocks.crop(line, cells)
+
     def release(self, line: int) -> None:
         """Take a line back."""
         self._blocks.release(line)
@@ -104,45 +113,50 @@ class NativeBackend:
     @torch.inference_mode()
     def forward(self, batch: RowBatch) -> Tensor:
         """Read the cells; logits of the queries, float32 (N, V + 2), until the next pass."""
-        real = batch.samples != PAD_SAMPLE
-        tokens, rows = batch.tokens[real], batch.positions[real]
+        cells = Cells.of(batch, self._silence)
         # Before lines grow: what fails here, as a stream that the model lacks, leaves them alone.
-        embeds = self._inputs.embed(tokens, batch.streams[real])
-        cos, sin = self._inputs.rotary(rows)
-        number = real.sum(1)
-        first = _starts(number)
-        is_kept = tokens != self._silence
-        kept = _starts(is_kept)[first]
-        kept_rows = rows[is_kept]
-        lines = np.array(
-            [
-                self._blocks.append(line, kept_rows[kept[b] : kept[b + 1]])
-                for b, line in enumerate(batch.lines.tolist())
-            ]
-        )
-        old = lines[:, 0]
-        # A cell's place is behind what its line held, among those of its session that stay.
-        slots = is_kept.cumsum() - 1 + np.repeat(old - kept[:-1], number)
+        embeds = self._inputs.embed(cells.tokens, cells.streams)
+        cos, sin = self._inputs.rotary(cells.rows)
+        lines = with_lengths(cells.append(self._blocks, batch.lines), np.diff(cells.kept))
         logits = self._room(len(batch.select))
-        arrays = {
-            "embeds": embeds,
-            "cos": cos,
-            "sin": sin,
-            "rows": rows.astype(np.int32),
-            "slots": np.where(is_kept, slots, -1).astype(np.int32),
-            "first": first.astype(np.int32),
-            "old": old.astype(np.int32),
-            "length": (old + np.diff(kept)).astype(np.int32),
-            "line_rows": lines[:, 1].copy(),
-            "blocks": lines[:, 2].copy(),
-            # Queries point into the padded rectangle.
-            "select": (np.cumsum(real) - 1)[batch.select].astype(np.int32),
-            "logits": logits.numpy(),
-        }
-        pointers = {name: array.ctypes.data for name, array in arrays.items()}
-        sizes = {"cells": len(rows), "sessions": len(lines), "queries": len(logits)}
-        self._lib.stretto_forward(self._handle, ctypes.byref(Pass(**sizes, **pointers)))
+        run(self._lib, self._handle, make_pass(
+            cells.rows, cells.slots(lines[:, 0]), cells.first, lines, (0, self._num_layers),
+            embeds=embeds, cos=cos, sin=sin, select=cells.select, logits=logits.numpy(),
+        ))  # fmt: skip
         return logits
+
+    def set_exits(self, exits: Exits, lm: MultiStreamLM) -> None:
+        """Take exit heads: see :class:`~stretto.engine.backends.drafting.Drafting`."""
+        self._exits = NativeExits(
+            self._lib, self._handle, self._inputs, self._blocks, FamilyDecoder(lm), exits.heads,
+            self._silence,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def early(self, batch: RowBatch, layer: int) -> Tensor:
+        """As a model of the first layers only: logits (N, V + 2)."""
+        logits = self._room(len(batch.select))
+        self._with_exits().early(batch, layer, logits.numpy())
+        return logits
+
+    @torch.inference_mode()
+    def draft(
+        self, batch: RowBatch, layer: int, rows: int | Ints, confidence: float = 0.0
+    ) -> Draft:
+        """Rows that the first layers expect to follow these."""
+        return self._with_exits().draft(batch, layer, rows, confidence)
+
+    @torch.inference_mode()
+    def finish(self, batch: RowBatch, draft: Draft) -> Tensor:
+        """``forward`` of the ticks with their drafted rows, which does not compute them again."""
+        logits = self._room(len(batch.select))
+        self._with_exits().finish(batch, draft, logits.numpy())
+        return logits
+
+    def _with_exits(self) -> NativeExits:
+        if self._exits is None:
+            raise ConfigError("backend native has no exit heads; give it some by set_exits")
+        return self._exits
 
     def _room(self, queries: int) -> Tensor:
         """Where logits go: the same memory every time, as new pages cost as much as the product."""
@@ -170,8 +184,3 @@ class NativeBackend:
         held = [None if x is None else x.float().contiguous().numpy() for x in tensors]
         where = [None if array is None else array.ctypes.data for array in held]
         self._lib.stretto_set_head(self._handle, *where)
-
-
-def _starts(numbers: np.ndarray) -> np.ndarray:
-    """Where each of several runs begins, and where the last one ends."""
-    return np.concatenate([[0], np.cumsum(numbers)])

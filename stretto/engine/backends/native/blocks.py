@@ -92,8 +92,34 @@ class Blocks:
         if not self._lines:
             self._numbers, self._spare = [], []
 
-    def append(self, number: int, rows: Ints) -> tuple[int, int, int]:
+    def crop(self, number: int, cells: int) -> None:
+        """Forget all but the first cells of a line; a block that forks share is left as it is."""
+        line, needed = self._lines[number], -(-cells // BLOCK)
+        if not 0 <= cells <= line.length:
+            raise ValueError(f"line {number} holds {line.length} cells, not {cells}")
+        if cells % BLOCK and (last := line.blocks[needed - 1]).users > 1:
+            # It is half full from now on, so it has to be the line's own.
+            data = self._spare.pop() if self._spare else self._new()
+            data[:] = last.data
+            last.users -= 1
+            line.blocks[needed - 1] = _Block(data)
+            line.pointers[needed - 1] = data.ctypes.data
+        for block in line.blocks[needed:]:
+            self._give_back(block)
+        del line.blocks[needed:]
+        line.length = cells
+
+    def length(self, number: int) -> int:
+        """Cells of a line."""
+        return self._lines[number].length
+
+    def append(self, number: int, rows: Ints, spare: int = 0) -> tuple[int, int, int]:
         """Make room for cells behind the others, and note their rows.
+
+        Args:
+            number: the line.
+            rows: of the cells.
+            spare: for how many more there has to be room.
 
         Returns:
             cells there were before; where the rows of all the line's cells lie; where the pointers
@@ -101,7 +127,7 @@ class Blocks:
         """
         line = self._lines[number]
         old, length = line.length, line.length + len(rows)
-        self._reserve(line, length)
+        self._reserve(line, length + spare)
         line.rows[old:length] = rows
         line.length = length
         return old, line.rows.ctypes.data, line.pointers.ctypes.data

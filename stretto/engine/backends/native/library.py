@@ -44,11 +44,36 @@ class Pass(Structure):
     """``StrettoPass``."""
 
     _fields_ = [
-        *((name, c_int32) for name in ("cells", "sessions", "queries")),
+        *((name, c_int32) for name in ("cells", "sessions", "queries", "first_layer", "end_layer")),
         *((name, c_void_p) for name in (
             "embeds", "cos", "sin", "rows", "slots", "first", "old", "length", "line_rows",
-            "blocks", "select", "logits",
+            "blocks", "select", "logits", "hidden", "tokens", "shares",
         )),
+    ]  # fmt: skip
+
+
+class ExitPointers(Structure):
+    """``StrettoExit``."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("size", "inner")),
+        *((name, c_void_p) for name in (
+            "norm_in", "gate_up", "down", "norm", "unembed", "ids",
+        )),
+    ]  # fmt: skip
+
+
+class DraftPass(Structure):
+    """``StrettoDraft``."""
+
+    _fields_ = [
+        ("first_pass", Pass),
+        *((name, c_int32) for name in ("rows", "table_kind", "vocab")),
+        *((name, c_void_p) for name in (
+            "table", "special", "streams", "cos", "sin", "asked", "query_streams", "most",
+        )),
+        ("confidence", c_double),
+        *((name, c_void_p) for name in ("tokens", "shares", "places", "drafted", "hidden")),
     ]  # fmt: skip
 
 
@@ -112,14 +137,16 @@ def load_library(isa: str | None = None) -> Any:
         ("set_head", c_int, [c_void_p, c_void_p, c_void_p, c_void_p]),
         ("weight_bytes", c_int64, [c_void_p]),
         ("block_bytes", c_int64, [c_void_p]),
+        ("set_exit", c_int, [c_void_p, c_int, POINTER(ExitPointers)]),
         ("forward", c_int, [c_void_p, POINTER(Pass)]),
+        ("draft", c_int, [c_void_p, POINTER(DraftPass)]),
         ("choose", c_int, [c_void_p, c_int, POINTER(Choice)]),
         ("read_seconds", c_double, [c_void_p, c_void_p, c_int64]),
         ("delete", None, [c_void_p]),
     ):
         function = getattr(lib, f"stretto_{name}")
         function.restype, function.argtypes = result, arguments
-        if name in ("new", "set_layer", "set_head", "forward", "choose"):
+        if result is c_int or name == "new":
             function.errcheck = _check_memory
     return lib
 

@@ -5,6 +5,7 @@
 
 #include "choose.h"
 #include "decoder.h"
+#include "draft.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -69,12 +70,20 @@ EXPORT int stretto_set_head(void* handle, const float* norm, const float* unembe
     return worked([&] { of(handle).decoder.set_head(norm, unembed, bias); });
 }
 
+EXPORT int stretto_set_exit(void* handle, int layer, const StrettoExit* exit) {
+    return worked([&] { of(handle).decoder.set_exit(layer, *exit); });
+}
+
 EXPORT int64_t stretto_weight_bytes(void* handle) { return of(handle).decoder.weight_bytes(); }
 
 EXPORT int64_t stretto_block_bytes(void* handle) { return of(handle).decoder.block_bytes(); }
 
 EXPORT int stretto_forward(void* handle, const StrettoPass* pass) {
     return worked([&] { of(handle).decoder.forward(*pass); });
+}
+
+EXPORT int stretto_draft(void* handle, const StrettoDraft* draft) {
+    return worked([&] { Drafting(of(handle).decoder, *draft).run(); });
 }
 
 EXPORT int stretto_choose(void* handle, int kind, const StrettoChoice* choice) {

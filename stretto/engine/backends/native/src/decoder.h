@@ -1,13 +1,17 @@
 // One forward pass of a decoder of the Llama family over the cells of many sessions.
 //
+// A pass may run only some of the layers: what goes in is then what comes out of the ones before,
+// and queries are answered by the exit head of the layer where it stops.
+//
 // Letters: N cells of the pass, D hidden, H query heads, G key heads, E size of a head, M inner
-// size of the MLP, Q queries.
+// size of the MLP, Q queries, K tokens that an answer is one of: V, or an exit head's shortlist.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
 #include "attention.h"
+#include "exit.h"
 #include "team.h"
 
 // What the caller hands over; Python knows these by ctypes, so only plain types.
@@ -21,17 +25,20 @@ struct StrettoLayer {
         *gate_up, *gate_up_bias, *down, *down_bias;
 };
 struct StrettoPass {
-    int32_t cells, sessions, queries;
-    const float *embeds, *cos, *sin;  // (N, D), (N, E), (N, E)
+    int32_t cells, sessions, queries, from, to;  // layers `from` to `to`, the latter not included
+    const float *embeds, *cos, *sin;  // (N, D) into the first of them, (N, E), (N, E)
     const int32_t* rows;              // (N)
     const int32_t* slots;             // (N): place in the line, or -1 for a cell that leaves no key
     const int32_t* first;             // (B + 1): where a session's cells begin
     const int32_t* old;               // (B): cells cached before
     const int32_t* length;            // (B): cells cached after
-    const int32_t* const* line_rows;  // (B): rows of the line's cells, room for whole blocks
+    int32_t* const* line_rows;        // (B): rows of the line's cells, room for whole blocks
     uint8_t* const* const* blocks;    // (B): blocks of the line
     const int32_t* select;            // (Q)
-    float* logits;                    // (Q, V)
+    float* logits;                    // (Q, K)
+    float* hidden;                    // (N, D) out of the last of them, or null
+    int64_t* tokens;                  // (Q) the likeliest of an exit head, lowest of equals, or null
+    float* shares;                    // (Q) how likely they are
 };
 }
 
@@ -50,7 +57,7 @@ class Decoder {
 
     Decoder(const StrettoSizes& sizes, int threads)
         : s_(sizes), padded_size_(round_up(sizes.head_size, LANES)), layers_(sizes.layers),
-          team_(threads, sizes.layers * 10 + 4) {}
+          exits_(sizes.layers), team_(threads, sizes.layers * 10 + 8) {}
 
     void set_layer(int index, const StrettoLayer& from) {
         Layer& layer = layers_[index];
@@ -73,6 +80,11 @@ class Decoder {
         pack(unembed_, s_.kind, s_.outputs, s_.hidden, unembed, bias);
     }
 
+    void set_exit(int layer, const StrettoExit& from) { exits_[layer].set(s_.kind, s_.hidden, from); }
+
+    const StrettoSizes& sizes() const { return s_; }
+    int exit_size(int layer) const { return exits_[layer].unembed.outputs; }
+
     int64_t weight_bytes() const {
         size_t total = unembed_.bytes();
         for (const Layer& l : layers_)
@@ -90,7 +102,10 @@ class Decoder {
         cells_.store(pass.cells, std::memory_order_relaxed);
         asked_.store(pass.queries, std::memory_order_relaxed);
         spans_in_pass_.store((int)jobs_.size(), std::memory_order_relaxed);
+        from_.store(pass.from, std::memory_order_relaxed);
+        to_.store(pass.to, std::memory_order_relaxed);
         team_.run(task_);
+        if (pass.hidden) std::memcpy(pass.hidden, hidden(0), (size_t)pass.cells * s_.hidden * sizeof(float));
     }
 
     Team& team() { return team_; }
@@ -121,6 +136,7 @@ class Decoder {
         if (p.queries > room_) {  // a cell may be asked more than once
             chosen_.resize(p.queries, s_.hidden, s_.kind);
         }
+        if (p.to < s_.layers) exits_[p.to].reserve(s_.kind, s_.hidden, p.queries);
         jobs_.clear();
         spans_.assign(p.sessions + 1, 0);
         for (int b = 0; b < p.sessions; b++) {
@@ -141,16 +157,17 @@ class Decoder {
     void program(Team& team, Team::Place place) {
         // Atomics: a thread that comes late reads them while the next pass is prepared.
         const int cells = cells_.load(std::memory_order_relaxed), asked = asked_.load(std::memory_order_relaxed);
-        const int jobs = spans_in_pass_.load(std::memory_order_relaxed), layers = s_.layers;
+        const int jobs = spans_in_pass_.load(std::memory_order_relaxed);
+        const int from = from_.load(std::memory_order_relaxed), to = to_.load(std::memory_order_relaxed);
         int at = 0;
         if (!team.phase(place, at++, cells, [&](int n) {
                 std::memcpy(hidden(n), pass_.embeds + (size_t)n * s_.hidden, s_.hidden * sizeof(float));
-                norm(hidden(n), layers_[0].norm_attention.data(), normed_, n);
+                norm(hidden(n), layers_[from].norm_attention.data(), normed_, n);
             }))
             return;
-        for (int i = 0; i < layers; i++) {
+        for (int i = from; i < to; i++) {
             const Layer& layer = layers_[i];
-            if (i && !team.phase(place, at++, cells, [&](int n) {
+            if (i > from && !team.phase(place, at++, cells, [&](int n) {
                     norm(hidden(n), layer.norm_attention.data(), normed_, n);
                 }))
                 return;
@@ -162,29 +179,64 @@ class Decoder {
             if (!team.phase(place, at++, jobs, [&](int j) { attend(i, jobs_[j]); })) return;
             if (!team.phase(place, at++, cells, [&](int n) { merge(n); })) return;
             if (!split(team, place, at++, layer.out, mixed_, cells, [&](int panel, int n, Floats x) {
-                    add(n, panel, x);
+                    add(hidden(n), panel, x);
                 }))
                 return;
             if (!team.phase(place, at++, cells, [&](int n) { norm(hidden(n), layer.norm_mlp.data(), normed_, n); }))
                 return;
-            if (!team.phase(place, at++, round_up(s_.inner, GROUP) / GROUP, [&](int g) { gate(layer, g, cells); }))
+            if (!team.phase(place, at++, round_up(s_.inner, GROUP) / GROUP, [&](int g) {
+                    gate(layer.gate, layer.up, normed_, inner_, g, cells);
+                }))
                 return;
             if (!split(team, place, at++, layer.down, inner_, cells, [&](int panel, int n, Floats x) {
-                    add(n, panel, x);
+                    add(hidden(n), panel, x);
                 }))
                 return;
         }
+        if (to < s_.layers) return leave(team, place, at, exits_[to], asked);
         if (!team.phase(place, at++, asked, [&](int q) {
                 norm(hidden(pass_.select[q]), norm_.data(), chosen_, q);
             }))
             return;
+        if (asked) unembed(team, place, at++, unembed_, asked);
+    }
+
+    // An exit head's answers; what goes on to the next layers stays as it is.
+    void leave(Team& team, Team::Place place, int at, Exit& exit, int asked) {
         if (!asked) return;
-        split<16>(team, place, at++, unembed_, chosen_, asked, [&](int panel, int q, Floats x) {
-            float* out = pass_.logits + (size_t)q * s_.outputs + panel * LANES;
-            if ((panel + 1) * LANES <= s_.outputs)
+        if (!team.phase(place, at++, asked, [&](int q) {
+                std::memcpy(exit.state(q), hidden(pass_.select[q]), s_.hidden * sizeof(float));
+                norm(exit.state(q), (exit.inner ? exit.norm_in : exit.norm).data(), chosen_, q);
+            }))
+            return;
+        if (exit.inner) {
+            if (!team.phase(place, at++, round_up(exit.inner, GROUP) / GROUP, [&](int g) {
+                    gate(exit.gate, exit.up, chosen_, exit.between, g, asked);
+                }))
+                return;
+            if (!split(team, place, at++, exit.down, exit.between, asked, [&](int panel, int q, Floats x) {
+                    add(exit.state(q), panel, x);
+                }))
+                return;
+            if (!team.phase(place, at++, asked, [&](int q) { norm(exit.state(q), exit.norm.data(), chosen_, q); }))
+                return;
+        }
+        if (!unembed(team, place, at++, exit.unembed, asked)) return;
+        team.phase(place, at++, asked, [&](int q) {
+            if (!pass_.tokens) return;
+            const int found = likeliest(pass_.logits + (size_t)q * exit.unembed.outputs, exit.unembed.outputs,
+                                        pass_.shares[q]);
+            pass_.tokens[q] = exit.ids[found];
+        });
+    }
+
+    bool unembed(Team& team, Team::Place place, int at, const Matrix& matrix, int asked) {
+        return split<16>(team, place, at, matrix, chosen_, asked, [&](int panel, int q, Floats x) {
+            float* out = pass_.logits + (size_t)q * matrix.outputs + panel * LANES;
+            if ((panel + 1) * LANES <= matrix.outputs)
                 store(out, x);
             else
-                for (int lane = 0; lane < s_.outputs - panel * LANES; lane++) out[lane] = x[lane];
+                for (int lane = 0; lane < matrix.outputs - panel * LANES; lane++) out[lane] = x[lane];
         });
     }
 
@@ -201,8 +253,8 @@ class Decoder {
     float* qkv(int n) { return qkv_.get() + (size_t)n * round_up(qkv_width(), LANES); }
     float* query(int n, int head) { return queries_.get() + ((size_t)n * s_.heads + head) * padded_size_; }
 
-    void add(int n, int panel, Floats x) {
-        float* to = hidden(n) + panel * LANES;
+    void add(float* row, int panel, Floats x) const {
+        float* to = row + panel * LANES;
         if ((panel + 1) * LANES <= s_.hidden)
             store(to, load<Floats>(to) + x);
         else
@@ -363,17 +415,17 @@ class Decoder {
     }
 
     // One group of the MLP's inner numbers: silu(gate) * up, ready for the next product.
-    void gate(const Layer& layer, int g, int cells) {
+    void gate(const Matrix& gate, const Matrix& up, const Rows& from, Rows& to, int g, int cells) const {
         constexpr int PANELS = GROUP / LANES, MOST = 48;
-        const int first = g * PANELS, last = std::min(first + PANELS, layer.gate.panels);
+        const int first = g * PANELS, last = std::min(first + PANELS, gate.panels);
         alignas(64) float gates[MOST][GROUP], ups[MOST][GROUP];
         for (int start = 0; start < cells; start += MOST) {
             const int number = std::min(MOST, cells - start);
             if (last - first < PANELS) std::memset(gates, 0, sizeof gates), std::memset(ups, 0, sizeof ups);
-            multiply(layer.gate, first, last, normed_, start, number, [&](int panel, int n, Floats x) {
+            multiply(gate, first, last, from, start, number, [&](int panel, int n, Floats x) {
                 store(gates[n - start] + (panel - first) * LANES, x);
             });
-            multiply(layer.up, first, last, normed_, start, number, [&](int panel, int n, Floats x) {
+            multiply(up, first, last, from, start, number, [&](int panel, int n, Floats x) {
                 store(ups[n - start] + (panel - first) * LANES, x);
             });
             for (int n = 0; n < number; n++) {
@@ -381,7 +433,7 @@ class Decoder {
                     const Floats x = load<Floats>(gates[n] + i);
                     store(gates[n] + i, x / (all(1.0f) + exponential(-x)) * load<Floats>(ups[n] + i));
                 }
-                inner_.put(s_.kind, start + n, g, gates[n]);
+                to.put(s_.kind, start + n, g, gates[n]);
             }
         }
     }
@@ -392,12 +444,13 @@ class Decoder {
     std::vector<Layer> layers_;
     std::vector<float> norm_;
     Matrix unembed_;
+    std::vector<Exit> exits_;  // by the number of layers before it
     StrettoPass pass_ = {};
     Buffer<float> hidden_, qkv_, queries_, partial_, attended_;
     Rows normed_, mixed_, inner_, chosen_;
     std::vector<Job> jobs_;
     std::vector<size_t> spans_;
-    std::atomic<int> cells_{0}, asked_{0}, spans_in_pass_{0};
+    std::atomic<int> cells_{0}, asked_{0}, spans_in_pass_{0}, from_{0}, to_{0};
     const Team::Task task_ = {
         [](Team& team, Team::Place place, void* self) { ((Decoder*)self)->program(team, place); }, this};
     Team team_;

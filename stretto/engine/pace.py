@@ -1,0 +1,189 @@
+"""How many drafted rows are worth reading: measured cost of a pass against measured acceptance.
+
+Reading more cells in a pass is never assumed to be free. With a the probability that a drafted row
+comes true if those before it did, the d-th row is worth a^d rows and costs what the pass gets
+longer by; rows are added while that beats what the step makes without them (Elhoushi et al. 2024
+choose by a sweep; DEL, arXiv 2504.05598, at run time).
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_CLIP = 0.3
+"""A measurement moves the estimate as if it differed by this part at most: stalls are common."""
+_STEP = 0.15
+_SLOPE = 0.02
+_TRUST = 0.8
+"""A step is never thought to cost less than this part of what ``slope`` says."""
+_FORGET = 0.98
+_FADE = 0.997
+_ALLOWANCE = 0.015
+_MOST_STEPS = 8.0
+"""What a purse holds at most: so many steps."""
+_MARGIN = 1.03
+"""Drafts have to promise so much: what they promise is an estimate, and trying costs time."""
+_WEIGHT = 2.0
+"""Rows that the belief before any trial counts for."""
+
+
+class Costs:
+    """Seconds of a step by the number of its cells.
+
+    Args:
+        slope: what a drafted cell is thought to cost before it was measured, as a part of a step
+            without: little enough to be tried.
+
+    Attributes:
+        slope: as given.
+    """
+
+    def __init__(self, slope: float = _SLOPE) -> None:
+        self.slope = slope
+        self._cells: list[int] = []
+        self._seconds: dict[int, float] = {}
+
+    def measured(self, cells: int, seconds: float) -> None:
+        """Take note of a step."""
+        old = self._seconds.get(cells)
+        if old is None:
+            insort(self._cells, cells)
+            self._seconds[cells] = seconds
+        else:
+            off = max(-_CLIP, min(_CLIP, seconds / old - 1))
+            self._seconds[cells] = old * (1 + _STEP * off)
+
+    def of(self, cells: int) -> float | None:
+        """What a step over so many cells takes; None before anything was measured."""
+        known = self._cells
+        if not known:
+            return None
+        right = bisect_left(known, cells)
+        if right == len(known):
+            least = min(self._seconds.values())
+            return max(self._seconds[known[-1]], least) + self.slope * least * (cells - known[-1])
+        after = self._seconds[known[right]]
+        if known[right] == cells or not right:
+            return after
+        before = self._seconds[known[right - 1]]
+        part = (cells - known[right - 1]) / (known[right] - known[right - 1])
+        return before + part * (after - before)
+
+
+class Belief:
+    """How often a drafted row comes true, given that those before it did.
+
+    Args:
+        before: what to think before any trial: a rate, or what is known of all sessions together.
+    """
+
+    def __init__(self, before: "float | Belief") -> None:
+        self._before, self._true, self._tested = before, 0.0, 0.0
+
+    @property
+    def rate(self) -> float:
+        """The conditional acceptance rate, between 0 and 1."""
+        before = self._before.rate if isinstance(self._before, Belief) else self._before
+        return (self._true + before * _WEIGHT) / (self._tested + _WEIGHT)
+
+    def tested(self, true: int, drafted: int) -> None:
+        """Rows came true; the next one, if there was one, did not."""
+        self._true = _FORGET * self._true + true
+        self._tested = _FORGET * self._tested + min(true + 1, drafted)
+        if isinstance(self._before, Belief):
+            self._before.tested(true, drafted)
+
+    def waited(self) -> None:
+        """Nothing was tried: what is known grows old, so that it is tried again some time."""
+        self._true *= _FADE
+        self._tested *= _FADE
+
+
+class Purse:
+    """Bounds what drafts of one kind may lose: they live on what they gain, and a small allowance.
+
+    So drafting that does not pay makes a session slower by ``_ALLOWANCE`` at most, whatever costs
+    and acceptance were thought to be.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing may be tried now."""
+        return self._seconds < 0
+
+    def passed(self, plain: float) -> None:
+        """A step was made that takes so long without drafts."""
+        self._seconds = min(self._seconds + _ALLOWANCE * plain, _MOST_STEPS * plain)
+
+    def tried(self, plain: float, seconds: float, rows: float) -> None:
+        """A step with drafts took ``seconds``, and made ``rows`` times as many as without."""
+        took = min(seconds, 3 * plain)  # a stall is nobody's fault
+        self._seconds = min(self._seconds + rows * plain - took, _MOST_STEPS * plain)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Rows that one session may read ahead.
+
+    Attributes:
+        rate: acceptance rate of one, given those before it.
+        width: cells of one.
+        rows: how many there can be.
+    """
+
+    rate: float
+    width: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a step would look.
+
+    Attributes:
+        rows: to be read ahead, for each offer.
+        speed: rows a second that are expected of all sessions together.
+    """
+
+    rows: list[int]
+    speed: float
+
+
+def choose_rows(
+    costs: Costs, cells: int, offers: Sequence[Offer], room: int, plain: float | None = None
+) -> Choice:
+    """How many rows of each offer to read in a step.
+
+    Args:
+        costs: of a step with drafts of this kind.
+        cells: that it has anyway.
+        offers: of each session.
+        room: cells that may be added.
+        plain: seconds of the step without drafts, if ``costs`` does not know.
+    """
+    chosen, worth, total = [0] * len(offers), float(max(1, len(offers))), cells
+    now = costs.of(cells) if plain is None else plain
+    if now is None:
+        return Choice(chosen, 0.0)
+    start = now
+    best, gains = Choice([*chosen], worth / now), [offer.rate for offer in offers]
+    while True:
+        i = max(
+            (i for i, offer in enumerate(offers)
+             if chosen[i] < offer.rows and total + offer.width - cells <= room),
+            key=lambda i: gains[i] / offers[i].width,
+            default=None,
+        )  # fmt: skip
+        if i is None:
+            return best
+        # Measured steps are noisy: a longer one may seem hardly longer.
+        least = now + _TRUST * costs.slope * start
+        now = max(least, costs.of(total + offers[i].width) or least)
+        chosen[i] += 1
+        worth, total = worth + gains[i], total + offers[i].width
+        gains[i] *= offers[i].rate
+        if worth / now > best.speed * (1 if any(best.rows) else _MARGIN):
+            best = Choice([*chosen], worth / now)
