@@ -3,8 +3,9 @@
 import csv
 import io
 import json
+import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from stretto.errors import ConfigError, InputError
-from stretto.evals.items import find_source, load_items
+from stretto.evals.config import EfficiencyConfig
+from stretto.evals.items import choose_tasks, find_source, load_items
 from stretto.models.checkpoint import load, load_codec
 from stretto.models.exits import Exits, plain_head
 from stretto.models.wrapper import MultiStreamLM
 from stretto.runs import atomic_write
 from stretto.streams import IGNORE, Cells, StreamCodec
 from stretto.streams.alignment import align, single
+from stretto.streams.arrival import random_arrival
 from stretto.streams.sets import SINGLE
 from stretto.streams.shards import Sample, load_shards
 from stretto.training.exit_figures import figures
@@ -26,7 +29,7 @@ from stretto.training.exit_heads import full_unembedding
 from stretto.training.exit_states import collect, load_states
 from stretto.training.exits import group_names
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "kind", "layer", "group", "count", "agreement", "coverage", "rows_agreed", "perplexity",
     "perplexity_ratio",
 )  # fmt: skip
@@ -112,9 +115,6 @@ def _samples(config: ExitEval, lm: MultiStreamLM, codec: StreamCodec) -> list[Sa
         if shards.special != codec.special or shards.streams != lm.streams:
             raise InputError(f"{config.data}: built for other streams or another vocabulary")
         return shards.samples[: config.limit]
-    from stretto.evals.config import EfficiencyConfig
-    from stretto.evals.items import choose_tasks
-
     source = find_source(config.source)
     tasks = choose_tasks(None, source)
     few = EfficiencyConfig(tasks=tasks, source=str(source or ""), limit=config.limit)
@@ -125,12 +125,18 @@ def _samples(config: ExitEval, lm: MultiStreamLM, codec: StreamCodec) -> list[Sa
     found = []
     for task, examples in items.items():
         for example in examples:
-            table = single(example, codec) if alone else align(example, codec, lag=1)
+            rng = random.Random(example.id)
+            arrival = random_arrival(rng)
+            table = (
+                single(example, codec)
+                if alone
+                else align(example, codec, lag=1, arrival=arrival, rng=rng)
+            )
             found.append(_sample(table.cells(), table.streams.names, lm, table.meta, task))
     return found
 
 
-def _sample(cells: Cells, names: list[str], lm: MultiStreamLM, meta: Any, task: str) -> Sample:
+def _sample(cells: Cells, names: Sequence[str], lm: MultiStreamLM, meta: Any, task: str) -> Sample:
     """Cells with the model's streams, by name; where there is only one, it is that."""
     alone = len(lm.streams) == 1
     index = np.array([0 if alone else lm.streams.index(name) for name in names], np.int32)

@@ -253,9 +253,9 @@ def _read_card(folder: Path) -> dict[str, Any]:
             f"{folder / CARD}: format {card.get('format')}, this stretto reads {FORMAT}; upgrade it"
         )
     layers, eps = card.get("layers"), card.get("eps")
-    whole = isinstance(layers, list) and isinstance(eps, dict) and len(layers) > 0
-    whole = whole and {str(layer) for layer in layers} == eps.keys()
-    if not whole or {"base", "unembedding"} - card.keys():
+    named = {"base", "unembedding"} <= card.keys()
+    whole = named and isinstance(layers, list) and isinstance(eps, dict) and len(layers) > 0
+    if not whole or {str(layer) for layer in layers or ()} != set(eps or ()):
         raise CheckpointError(f"{folder / CARD}: incomplete; install it anew")
     return card
 

@@ -101,8 +101,8 @@ def train_heads(
     ids = next(iter(heads.values())).ids
     few = unembedding[ids].to(dtype)
     every = [p for head in heads.values() for p in head.parameters()]
-    matrices = {"params": [p for p in every if p.dim() > 1], "weight_decay": 0.01}
-    vectors = {"params": [p for p in every if p.dim() == 1], "weight_decay": 0.0}
+    matrices: dict[str, Any] = {"params": [p for p in every if p.dim() > 1], "weight_decay": 0.01}
+    vectors: dict[str, Any] = {"params": [p for p in every if p.dim() == 1], "weight_decay": 0.0}
     groups = [group for group in (matrices, vectors) if group["params"]]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
     per_pass = max(1, len(states) // config.batch)

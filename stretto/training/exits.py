@@ -1,6 +1,7 @@
 """A run that trains exit heads, from recipe to shipped folder: texts, states, heads, figures.
 
-The run folder keeps each step's result, so a run that was stopped goes on where it was:
+The run folder keeps each step's result, so a run that was stopped goes on where it was, and other
+heads can be trained on the same states:
 ``answers.jsonl`` or ``data/`` (texts), ``states/`` (hidden states), ``heads.pt`` (heads in the
 making), ``exits/`` (the result), ``metrics.json`` (held-out figures).
 """
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from stretto.config import dump
@@ -18,7 +20,7 @@ from stretto.errors import CheckpointError, ConfigError, InputError
 from stretto.models.checkpoint import auto_device, is_checkpoint, load, load_codec
 from stretto.models.exits import Exits, plain_head
 from stretto.models.wrapper import MultiStreamLM
-from stretto.runs import Run, flatten
+from stretto.runs import Run, atomic_write, flatten
 from stretto.streams import StreamCodec
 from stretto.streams.shards import Sample, load_shards
 from stretto.training.exit_config import ExitConfig
@@ -27,6 +29,7 @@ from stretto.training.exit_heads import full_unembedding, new_heads, shortlist, 
 from stretto.training.exit_states import States, collect, held_out, load_states
 from stretto.training.exit_texts import Speak, Tell, answer, requests, samples
 
+_OF_HEADS = ("inner", "shortlist", "passes", "batch", "learning_rate", "top_weight", "save_every")
 _SIZES = (2048, 4096, 6144, 8192, 12288)
 
 
@@ -49,7 +52,8 @@ def train_exits(
         source: folder of the raw data sets that the requests are taken from.
         data: folder of built tables, where the config asks for tables.
         speak: the model, where it is to answer requests.
-        resume: go on with the run in ``output``.
+        resume: go on with the run in ``output``. What concerns the heads alone may differ: then
+            they are trained anew on the same states.
         command: kept with the heads.
         tell: told how far each step has come.
 
@@ -151,8 +155,11 @@ def _open_run(output: Path, config: ExitConfig, resume: bool) -> Run:
     run = Run.open(output)
     before, now = flatten(run.config()), flatten(dump(config))
     changed = [key for key in now if before.get(key) != now[key]]
-    if changed:
-        raise ConfigError(f"{output}: cannot resume with another {', '.join(changed)}")
+    if fixed := [key for key in changed if key not in _OF_HEADS]:
+        raise ConfigError(f"{output}: cannot resume with another {', '.join(fixed)}")
+    if changed:  # the states serve any heads; these are trained from the start
+        (output / "heads.pt").unlink(missing_ok=True)
+        atomic_write(output / "config.yaml", yaml.safe_dump(dump(config), sort_keys=False))
     return run
 
 
