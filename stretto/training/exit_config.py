@@ -59,10 +59,10 @@ class ExitConfig:
     max_cells: int = 200_000
     layers: tuple[int, ...] = (4, 6, 8)
     inner: int = 576
-    shortlist: int = 6144
-    passes: int = 3
-    batch: int = 1024
-    learning_rate: float = 2e-3
+    shortlist: int = 8192
+    passes: int = 2
+    batch: int = 256
+    learning_rate: float = 6e-3
     top_weight: float = 0.5
     held_out: float = 0.1
     pack_cells: int = 768

@@ -24,6 +24,7 @@ from stretto.training.exit_states import States
 
 _WARMUP = 50
 _FINAL = 0.05
+_FEW = 8192
 
 Log = Callable[[int, int, dict[str, float]], None]
 
@@ -58,17 +59,33 @@ def shortlist(
 
 
 def new_heads(
-    lm: MultiStreamLM, layers: Sequence[int], ids: Tensor, inner: int, seed: int
+    lm: MultiStreamLM, states: States, ids: Tensor, inner: int, seed: int
 ) -> dict[int, ExitHead]:
-    """Heads that say what the model's own final norm and unembedding make of the state."""
+    """Untrained heads for the layers of some states.
+
+    A few dimensions of a state are many times larger than the others, so norms begin as what makes
+    all of them alike: the adapter reads numbers of size one, and what is unembedded is as large in
+    every dimension as the model's own last state.
+    """
     hidden, eps = lm.stream_embedding.shape[1], float(lm.config.rms_norm_eps)
+    wanted = _size(states.final[:_FEW].float())
     heads = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for layer in layers:
-            heads[layer] = ExitHead(layer, ids, hidden, inner, eps)
-            heads[layer].norm.data.copy_(lm.base.get_decoder().norm.weight.detach())
+        for layer, x in states.at.items():
+            head = ExitHead(layer, ids, hidden, inner, eps)
+            few = x[:_FEW].float()
+            size = _size(few / _size(few.T)[:, None])
+            head.norm.data.copy_(wanted / size)
+            if head.norm_in is not None:
+                head.norm_in.data.copy_(1 / size)
+            heads[layer] = head
     return heads
+
+
+def _size(x: Tensor) -> Tensor:
+    """Root mean square of each column."""
+    return x.square().mean(0).sqrt().clamp(min=1e-6)
 
 
 def full_unembedding(lm: MultiStreamLM) -> Tensor:

@@ -88,7 +88,7 @@ def train_exits(
         def ids(size: int) -> Tensor:
             return shortlist(size, codec, said, read, _stop_ids(lm))
 
-        heads = new_heads(lm, config.layers, ids(config.shortlist), config.inner, config.seed)
+        heads = new_heads(lm, training, ids(config.shortlist), config.inner, config.seed)
         unembedding = full_unembedding(lm)
 
         def log(step: int, steps: int, losses: dict[str, float]) -> None:

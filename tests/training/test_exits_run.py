@@ -114,7 +114,7 @@ def test_a_shortlist_has_what_is_frequent_and_what_must_be_there() -> None:
 
 
 def trained(lm: MultiStreamLM, states: States, **options: object) -> dict[int, object]:
-    heads = new_heads(lm, (1, 2), IDS, 16, 0)
+    heads = new_heads(lm, states, IDS, 16, 0)
     options = {"dtype": torch.float32, **options}
     train_heads(heads, states, full_unembedding(lm), CONFIG, **options)  # type: ignore[arg-type]
     return heads  # type: ignore[return-value]
@@ -124,7 +124,7 @@ def test_training_teaches_the_heads_and_leaves_the_model(lm: MultiStreamLM, stat
     before = {name: value.clone() for name, value in lm.state_dict().items()}
     unembedding = full_unembedding(lm)
     groups = ["any"] * len(states)
-    new = new_heads(lm, (1, 2), IDS, 16, 0)
+    new = new_heads(lm, states, IDS, 16, 0)
     heads = trained(lm, states)
     rows = figures({"new": new, "head": heads}, states, unembedding, groups)  # type: ignore[dict-item]
     share = {(r["kind"], r["layer"]): r["agreement"] for r in rows if r["group"] == "all"}
