@@ -136,9 +136,16 @@ class Exits:
     made: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, lm: "MultiStreamLM", heads: dict[int, ExitHead], made: dict[str, Any]) -> Self:
-        """Heads trained on a model."""
-        return cls(dict(sorted(heads.items())), lm.base_name, fingerprint(lm), made)
+    def of(
+        cls,
+        lm: "MultiStreamLM",
+        heads: dict[int, ExitHead],
+        made: dict[str, Any],
+        name: str | None = None,
+    ) -> Self:
+        """Heads trained on a model; ``name`` is the model's, by default its base's."""
+        base = lm.base_name if name is None else name
+        return cls(dict(sorted(heads.items())), base, fingerprint(lm), made)
 
     @property
     def layers(self) -> list[int]:
@@ -253,8 +260,9 @@ def _read_card(folder: Path) -> dict[str, Any]:
             f"{folder / CARD}: format {card.get('format')}, this stretto reads {FORMAT}; upgrade it"
         )
     layers, eps = card.get("layers"), card.get("eps")
-    whole = isinstance(layers, list) and layers and isinstance(eps, dict)
-    if not whole or {"base", "unembedding"} - card.keys() or {str(n) for n in layers} != eps.keys():
+    named = {"base", "unembedding"} <= card.keys()
+    whole = named and isinstance(layers, list) and isinstance(eps, dict) and len(layers) > 0
+    if not whole or {str(layer) for layer in layers or ()} != set(eps or ()):
         raise CheckpointError(f"{folder / CARD}: incomplete; install it anew")
     return card
 
