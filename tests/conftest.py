@@ -9,6 +9,9 @@ from hypothesis import settings
 # `HF_HUB_OFFLINE=0 pytest -m network` lets the network tests through.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models gain nothing from a second thread, and lose seconds a pass where it has to wait for a
+# processor that others use. Tests of several threads ask for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Two busy cores make single examples slow; the examples are the same on every run.
 settings.register_profile("stretto", deadline=None, derandomize=True, print_blob=True)
