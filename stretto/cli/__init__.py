@@ -20,6 +20,7 @@ _COMMANDS = {
     "models": ("models:app", "Pull, list and show models."),
     "data": ("data:app", "Build stream tables from data sets, and look at them."),
     "train": ("train:train", "Train a multi-stream model from a recipe."),
+    "exits": ("exits:app", "Train exit heads: drafts of what a model will say."),
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
     "runs": ("runs:app", "List, show, compare and export run folders."),
 }

@@ -135,6 +135,52 @@ def latency(
     console.print(f"one cell {one:.1f} ms, two cells {two:.1f} ms; wrote {output}")
 
 
+@app.command(name="exits")
+def exits_(
+    model: str = "smollm2-135m",
+    /,
+    *,
+    exits: Path | None = None,
+    layers: Annotated[list[int] | None, Many] = None,
+    data: Path | None = None,
+    text: Path | None = None,
+    source: Path | None = None,
+    limit: int = 20,
+    max_cells: int = 40_000,
+    out: Path | None = None,
+    json: AsJson = False,
+) -> None:
+    """How well a model can be left early: agreement and perplexity by exit layer.
+
+    Every exit is measured by its trained head, and by the model's own norm and unembedding. Texts
+    are read, not written: items of the development tasks with their gold answers, unless others
+    are given.
+
+    Args:
+        model: name or folder.
+        exits: folder of exit heads (default: those that ship for the model).
+        layers: further layers to leave it after, without a trained head.
+        data: tables written by `stretto data build`.
+        text: a plain text, for a model of one stream.
+        source: unpacked development pack (default: ../shared/data/dev.tar.xz, if it is there).
+        limit: items per task, or tables.
+        max_cells: cells that are read at most.
+        out: folder for exits.csv and exits.json.
+        json: print JSON.
+    """
+    from stretto.cli.output import emit
+    from stretto.evals.exits import COLUMNS, ExitEval, evaluate, write
+
+    config = ExitEval(
+        model=model, exits=exits, layers=tuple(layers or ()), data=data, text=text,
+        source=source, limit=limit, max_cells=max_cells,
+    )  # fmt: skip
+    rows = evaluate(config, _Lines().tell)
+    emit(rows, COLUMNS, "json" if json else "table")
+    if out is not None:
+        console.print("wrote " + ", ".join(map(str, write(rows, out))), highlight=False)
+
+
 @app.command
 def report(
     run: Path,

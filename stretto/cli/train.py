@@ -44,7 +44,7 @@ def train(
     if dry_run:
         print(yaml.safe_dump(dump(config), sort_keys=False), end="")
         return
-    data = data or _built(config.data, config.base, source, output / "data", config.seed)
+    data = data or built(config.data, config.base, source, output / "data", config.seed)
 
     from stretto.training.run import train as run_training
 
@@ -64,7 +64,7 @@ def _resuming(arguments: list[str]) -> str:
     return shlex.join(["stretto", *arguments, *more])
 
 
-def _built(data: str, base: str, source: Path | None, folder: Path, seed: int) -> Path:
+def built(data: str, base: str, source: Path | None, folder: Path, seed: int) -> Path:
     """The shards of a data recipe: an existing folder, or built now."""
     from stretto.training.distribution import processes
 

@@ -253,8 +253,9 @@ def _read_card(folder: Path) -> dict[str, Any]:
             f"{folder / CARD}: format {card.get('format')}, this stretto reads {FORMAT}; upgrade it"
         )
     layers, eps = card.get("layers"), card.get("eps")
-    whole = isinstance(layers, list) and layers and isinstance(eps, dict)
-    if not whole or {"base", "unembedding"} - card.keys() or {str(n) for n in layers} != eps.keys():
+    named = {"base", "unembedding"} <= card.keys()
+    whole = named and isinstance(layers, list) and isinstance(eps, dict) and len(layers) > 0
+    if not whole or {str(layer) for layer in layers or ()} != set(eps or ()):
         raise CheckpointError(f"{folder / CARD}: incomplete; install it anew")
     return card
 
