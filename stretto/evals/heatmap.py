@@ -34,7 +34,9 @@ def draw_sweep(lines: Sequence[dict[str, Any]], path: Path) -> Path:
         grid = [[by[layer, rows] for rows in lengths] for layer in layers]
         is_rate = name == "acceptance"
         # Blue is faster, orange slower; both read well for the colour-blind.
-        look = {"cmap": "Greys", "vmin": 0, "vmax": 1} if is_rate else {"cmap": "PuOr", "norm": norm}
+        look = (
+            {"cmap": "Greys", "vmin": 0, "vmax": 1} if is_rate else {"cmap": "PuOr", "norm": norm}
+        )
         axis.imshow(grid, aspect="auto", origin="lower", **look)
         for y, row in enumerate(grid):
             for x, value in enumerate(row):
