@@ -31,6 +31,7 @@ def chat(
     seed: int | None = None,
     save: Path | None = None,
     backend: str = "auto",
+    speculate: bool = False,
 ) -> None:
     """Talk to the model; you are the user stream.
 
@@ -47,6 +48,7 @@ def chat(
         save: file to which the conversation is added as a table, a line of JSON.
         backend: what computes: auto, transformers, native (also native:int8), cpu (also
             cpu:int8), prepacked, llamacpp (also llamacpp:q8_0) or cuda.
+        speculate: draft rows and check several in one pass: sooner the same.
     """
     prompts = _check(streams, system, temperature, seed, save)
     perform(
@@ -58,6 +60,7 @@ def chat(
         seed=seed or 0,
         save=save,
         backend=backend,
+        speculate=speculate,
     )
 
 
@@ -94,6 +97,7 @@ def perform(
     seed: int,
     save: Path | None,
     backend: str = "auto",
+    speculate: bool = False,
 ) -> None:
     """Load the model, talk, save.
 
@@ -104,7 +108,7 @@ def perform(
     from stretto.cli.lanes import Lanes
     from stretto.cli.play import can_type, follow, load_engine, open_view, run, typing
 
-    engine = load_engine(model, backend)
+    engine = load_engine(model, backend, speculate)
     session = _open(engine, streams, prompts, temperature, seed)
     given = {name: text.rstrip() + " " for name, text in prompts.items()}
     lanes = Lanes(session.streams, engine.codec.special, given=given, now=session.clock.now)

@@ -160,7 +160,7 @@ def run(play: Coroutine[Any, Any, None], lanes: Lanes) -> None:
         raise SystemExit(_KILLED) from None
 
 
-def load_engine(name: str, backend: str = "auto") -> Any:
+def load_engine(name: str, backend: str = "auto", speculate: bool = False) -> Any:
     """An engine, warm, with a word on stderr about what takes so long.
 
     Raises:
@@ -173,12 +173,13 @@ def load_engine(name: str, backend: str = "auto") -> Any:
     with spinner, warnings.catch_warnings():
         from transformers.utils import logging
 
-        from stretto.engine import Engine
+        from stretto.engine import Engine, Speculation
 
         # Their progress bar and their plans for the next version would cover the lanes.
         logging.disable_progress_bar()
         warnings.simplefilter("ignore", FutureWarning)
-        engine = Engine.load(name, backend=backend)
+        speculation = Speculation() if speculate else None
+        engine = Engine.load(name, backend=backend, speculation=speculation)
         _warm_up(engine)
     return engine
 

@@ -1,24 +1,16 @@
 """The engine: many live tables, one forward pass a step."""
 
 import threading
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Self
 
 from stretto.engine.admission import Memory, Queue, default_bytes
-from stretto.engine.ahead import AheadTick
 from stretto.engine.backends import Backend, check_name, open_backend
-from stretto.engine.batch import RowBatch, build
 from stretto.engine.clock import Clock, WallClock
 from stretto.engine.live import LiveLoop
 from stretto.engine.params import Limits, SamplingParams
+from stretto.engine.passes import Passes
 from stretto.engine.prefix import PrefixCache
 from stretto.engine.sampling import Sampler
 from stretto.engine.scheduler import Scheduler
@@ -33,7 +25,6 @@ from stretto.models import MultiStreamLM
 from stretto.streams import StreamCodec, StreamSet, StreamTable
 
 if TYPE_CHECKING:
-    from stretto.engine.backends.drafting import Drafting
     from stretto.models.exits import Exits
 
 
@@ -96,20 +87,18 @@ class Engine:
         self._checker = Checker(lm, codec, tuple(stop_ids))
         self._backend = open_backend(backend, lm) if isinstance(backend, str) else backend
         rows = getattr(self._backend, "rows", None)  # most leave it to torch
-        self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device, rows)
+        sampler = self._sampler = Sampler(lm.vocab_size + 2, lm.special, lm.device, rows)
         self._max_cache_bytes = max_cache_bytes
         self._memory = Memory(self._backend, max_cache_bytes)
         self._prefixes = PrefixCache(self._backend) if prefix_cache else None
         self._scheduler = Scheduler(
             self._backend, max_sessions, chunk, self._memory, Queue(max_waiting), self._prefixes
         )
-        self._exit_layer = exit_layer
         shares = exit_shares(self._backend, lm, exits, exit_layer, speculation)
-        self._speculator = None
+        speculator = None
         if speculation is not None:
-            self._speculator = Speculator(self._backend, speculation, shares)
-        self._drafted = self._speculator.drafted if self._speculator else {}
-        self._steps = self._cells = 0
+            speculator = Speculator(self._backend, speculation, shares)
+        self._passes = Passes(self._backend, sampler, exit_layer, speculator)
         self.failed_passes = 0  # each ended the sessions that took part
         self._lock = threading.RLock()
         self._stepping = threading.Lock()
@@ -221,12 +210,12 @@ class Engine:
                 waiting=self._scheduler.num_waiting(),
                 cached_bytes=self._backend.cache_bytes,
                 max_cache_bytes=self._max_cache_bytes,
-                steps=self._steps,
-                cells=self._cells,
+                steps=self._passes.steps,
+                cells=self._passes.cells,
                 prefix_hits=self._prefixes.hits if self._prefixes else 0,
                 prefix_cells=self._prefixes.cells_saved if self._prefixes else 0,
                 evictions=self._memory.evictions,
-                drafted={k: replace(v) for k, v in self._drafted.items()},
+                drafted=self._passes.drafted(),
             )
 
     def forget_prefixes(self) -> None:
@@ -250,18 +239,18 @@ class Engine:
         with self._stepping:
             ticks = self._plan()
             asked = [tick for tick in ticks if len(tick)]
-            rows = {id(tick.session): tick.rows_done for tick in ticks}
-            began = time.perf_counter()
-            read = self._ahead(asked)
-            self._steps += bool(read)
-            self._cells += sum(map(len, read))
-            tokens = self._run(read)
-            rows |= self._receive(read, tokens)
-            if self._speculator and read:
-                self._speculator.measured(sum(map(len, read)), time.perf_counter() - began)
+            room = 0
+            if self._passes.is_ahead:
+                with self._lock:
+                    room = self._scheduler.spare_cells()
+            try:
+                rows = self._passes.run(asked, room)
+            except BaseException:
+                self.failed_passes += 1
+                raise
             with self._lock:
                 self._scheduler.retire()
-        return [(tick.session, rows[id(tick.session)]) for tick in ticks]
+        return [(tick.session, rows.get(tick.session, tick.rows_done)) for tick in ticks]
 
     def run(self, sessions: Iterable[Session]) -> None:
         """Step until these sessions are over; look at ``finish_reason`` why.
@@ -292,57 +281,6 @@ class Engine:
         for tick in ticks:
             self._live.announce(tick.session)
         return ticks
-
-    def _ahead(self, ticks: list[Tick]) -> list[Tick]:
-        """The ticks with drafted rows behind them."""
-        if self._speculator is None or not ticks:
-            return ticks
-        with self._lock:
-            room = self._scheduler.spare_cells()
-        return self._speculator.extend(ticks, room)
-
-    @torch.inference_mode()
-    def _run(self, ticks: list[Tick]) -> np.ndarray:
-        if not ticks:
-            return np.empty(0, np.int64)
-        try:
-            batch = build(ticks)
-            return self._sample(self._read(batch), batch, ticks)
-        except BaseException as error:  # Ctrl-C too: rows are written, but perhaps half read
-            for tick in ticks:
-                tick.session.fail(error)
-            self.failed_passes += 1
-            raise
-
-    def _read(self, batch: RowBatch) -> Tensor:
-        if self._exit_layer is not None:
-            return cast("Drafting", self._backend).early(batch, self._exit_layer)
-        if self._speculator is not None:
-            return self._speculator.read(batch)
-        return self._backend.forward(batch)
-
-    def _sample(self, logits: Tensor, batch: RowBatch, ticks: list[Tick]) -> np.ndarray:
-        """Tokens for all queries; if that fails, session by session, to see whose fault it is."""
-        with suppress(Exception):
-            return self._sampler.sample(logits, batch)
-        tokens = np.zeros(len(logits), np.int64)
-        for tick, asked in _spans(ticks):
-            with tick.session.own_work():
-                few = batch.asked(asked.start, asked.stop)
-                tokens[asked] = self._sampler.sample(logits[asked], few)
-        return tokens
-
-    def _receive(self, ticks: list[Tick], tokens: np.ndarray) -> dict[int, list[Row]]:
-        """Hand out what was sampled; rows of those who went further than their tick, by session."""
-        further = {}
-        for n, (tick, asked) in enumerate(_spans(ticks)):
-            with tick.session.own_work():
-                if self._speculator and isinstance(tick, AheadTick):
-                    rows = self._speculator.settle(n, tick, tokens[asked])
-                    further[id(tick.session)] = rows
-                else:
-                    tick.session.receive(tick, tokens[asked])
-        return further
 
     def _step_or_wait(self, wanted: list[Session]) -> None:
         changes = self._changes
@@ -400,15 +338,6 @@ class Engine:
             self._changes += 1
             self._news.notify_all()
         self._live.announce(session)
-
-
-def _spans(ticks: list[Tick]) -> Iterator[tuple[Tick, slice]]:
-    """Each tick with the place of its queries among all."""
-    start = 0
-    for tick in ticks:
-        end = start + len(tick.outputs)
-        yield tick, slice(start, end)
-        start = end
 
 
 def _seconds_to_event(session: Session) -> float:

@@ -14,7 +14,15 @@ _CLIP = 0.3
 """A measurement moves the estimate as if it differed by this part at most: stalls are common."""
 _STEP = 0.15
 _SLOPE = 0.02
-_FORGET = 0.97
+_TRUST = 0.8
+"""A step is never thought to cost less than this part of what ``slope`` says."""
+_FORGET = 0.98
+_FADE = 0.997
+_ALLOWANCE = 0.015
+_MOST_STEPS = 8.0
+"""What a purse holds at most: so many steps."""
+_MARGIN = 1.03
+"""Drafts have to promise so much: what they promise is an estimate, and trying costs time."""
 _WEIGHT = 2.0
 """Rows that the belief before any trial counts for."""
 
@@ -23,12 +31,15 @@ class Costs:
     """Seconds of a step by the number of its cells.
 
     Args:
-        slope: what a cell more than was ever measured is thought to cost, as a part of the shortest
-            step: little enough to be tried.
+        slope: what a drafted cell is thought to cost before it was measured, as a part of a step
+            without: little enough to be tried.
+
+    Attributes:
+        slope: as given.
     """
 
     def __init__(self, slope: float = _SLOPE) -> None:
-        self._slope = slope
+        self.slope = slope
         self._cells: list[int] = []
         self._seconds: dict[int, float] = {}
 
@@ -50,7 +61,7 @@ class Costs:
         right = bisect_left(known, cells)
         if right == len(known):
             least = min(self._seconds.values())
-            return max(self._seconds[known[-1]], least) + self._slope * least * (cells - known[-1])
+            return max(self._seconds[known[-1]], least) + self.slope * least * (cells - known[-1])
         after = self._seconds[known[right]]
         if known[right] == cells or not right:
             return after
@@ -60,25 +71,57 @@ class Costs:
 
 
 class Belief:
-    """How often a drafted row comes true, given that those before it did."""
+    """How often a drafted row comes true, given that those before it did.
 
-    def __init__(self, before: float) -> None:
+    Args:
+        before: what to think before any trial: a rate, or what is known of all sessions together.
+    """
+
+    def __init__(self, before: "float | Belief") -> None:
         self._before, self._true, self._tested = before, 0.0, 0.0
 
     @property
     def rate(self) -> float:
         """The conditional acceptance rate, between 0 and 1."""
-        return (self._true + self._before * _WEIGHT) / (self._tested + _WEIGHT)
+        before = self._before.rate if isinstance(self._before, Belief) else self._before
+        return (self._true + before * _WEIGHT) / (self._tested + _WEIGHT)
 
     def tested(self, true: int, drafted: int) -> None:
         """Rows came true; the next one, if there was one, did not."""
         self._true = _FORGET * self._true + true
         self._tested = _FORGET * self._tested + min(true + 1, drafted)
+        if isinstance(self._before, Belief):
+            self._before.tested(true, drafted)
 
     def waited(self) -> None:
         """Nothing was tried: what is known grows old, so that it is tried again some time."""
-        self._true *= _FORGET**0.25
-        self._tested *= _FORGET**0.25
+        self._true *= _FADE
+        self._tested *= _FADE
+
+
+class Purse:
+    """Bounds what drafts of one kind may lose: they live on what they gain, and a small allowance.
+
+    So drafting that does not pay makes a session slower by ``_ALLOWANCE`` at most, whatever costs
+    and acceptance were thought to be.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing may be tried now."""
+        return self._seconds < 0
+
+    def passed(self, plain: float) -> None:
+        """A step was made that takes so long without drafts."""
+        self._seconds = min(self._seconds + _ALLOWANCE * plain, _MOST_STEPS * plain)
+
+    def tried(self, plain: float, seconds: float, rows: float) -> None:
+        """A step with drafts took ``seconds``, and made ``rows`` times as many as without."""
+        took = min(seconds, 3 * plain)  # a stall is nobody's fault
+        self._seconds = min(self._seconds + rows * plain - took, _MOST_STEPS * plain)
 
 
 @dataclass(frozen=True)
@@ -125,6 +168,7 @@ def choose_rows(
     now = costs.of(cells) if plain is None else plain
     if now is None:
         return Choice(chosen, 0.0)
+    start = now
     best, gains = Choice([*chosen], worth / now), [offer.rate for offer in offers]
     while True:
         i = max(
@@ -135,10 +179,11 @@ def choose_rows(
         )  # fmt: skip
         if i is None:
             return best
-        # Measured steps are noisy: a longer one may seem shorter.
-        now = max(now, costs.of(total + offers[i].width) or now)
+        # Measured steps are noisy: a longer one may seem hardly longer.
+        least = now + _TRUST * costs.slope * start
+        now = max(least, costs.of(total + offers[i].width) or least)
         chosen[i] += 1
         worth, total = worth + gains[i], total + offers[i].width
         gains[i] *= offers[i].rate
-        if worth / now > best.speed:
+        if worth / now > best.speed * (1 if any(best.rows) else _MARGIN):
             best = Choice([*chosen], worth / now)

@@ -18,7 +18,7 @@ from stretto.engine.backends import Backend
 from stretto.engine.backends.drafting import Draft, Drafting
 from stretto.engine.batch import RowBatch, build
 from stretto.engine.lookup import Guess, Memory
-from stretto.engine.pace import Belief, Choice, Costs, Offer, choose_rows
+from stretto.engine.pace import Belief, Choice, Costs, Offer, Purse, choose_rows
 from stretto.engine.session import Session
 from stretto.engine.stats import Drafted
 from stretto.engine.tick import Ints, Tick
@@ -29,6 +29,8 @@ from stretto.models.exits import ExitHead, Exits
 DRAFTERS = ("silence", "lookup", "exit")
 _BEFORE = {"silence": 0.9, "lookup4": 0.7, "lookup3": 0.6, "lookup2": 0.4}
 _EXIT_BEFORE = 0.5
+_PAUSE = 16
+"""Steps until exits are considered again, once they were found not to pay: asking costs time."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,15 @@ class Speculation:
 class _Book:
     """What is known of one session."""
 
-    def __init__(self, session: Session) -> None:
-        self.memory = Memory(session)
+    def __init__(self, session: Session, common: dict[str, Belief]) -> None:
+        self.memory, self._common = Memory(session), common
         self._beliefs: dict[str, Belief] = {}
 
     def belief(self, kind: str) -> Belief:
         if kind not in self._beliefs:
-            self._beliefs[kind] = Belief(_BEFORE.get(kind, _EXIT_BEFORE))
+            before = _BEFORE.get(kind, _EXIT_BEFORE)
+            common = self._common.setdefault(kind, Belief(before))
+            self._beliefs[kind] = Belief(common)
         return self._beliefs[kind]
 
 
@@ -87,6 +91,10 @@ class Speculator:
     def __init__(self, backend: Backend, settings: Speculation, exits: dict[int, float]) -> None:
         self._backend, self._settings = backend, settings
         self._books: WeakKeyDictionary[Session, _Book] = WeakKeyDictionary()
+        self._pause = 0
+        self._purses = {False: Purse(), True: Purse()}  # of what is known, and of exits
+        self._base = self._sessions = self._rows = 0
+        self._common: dict[str, Belief] = {}
         self._plain = Costs()
         self._exits = {layer: Costs(part) for layer, part in exits.items()}
         self._parts = exits
@@ -102,6 +110,7 @@ class Speculator:
             room: visible cells that may be added to the cache.
         """
         self._kinds, self._draft = {}, None
+        self._base, self._sessions, self._rows = sum(map(len, ticks)), len(ticks), 0
         able = [i for i, tick in enumerate(ticks) if _can_follow(tick)]
         if not able:
             return list(ticks)
@@ -129,6 +138,7 @@ class Speculator:
         rows, true = settle(tick, tokens)
         self._backend.crop(session.line, session.num_cached)
         self._books[session].belief(kind).tested(true, drafted)
+        self._rows += true
         count = self.drafted.setdefault(kind, Drafted())
         count.rows += drafted
         count.true += true
@@ -140,6 +150,14 @@ class Speculator:
         """Take note of how long the step took that was extended last."""
         costs = self._plain if self._draft is None else self._exits[self._draft.layer]
         costs.measured(cells, seconds)
+        plain = self._plain.of(self._base)
+        if plain is None:
+            return
+        for purse in self._purses.values():
+            purse.passed(plain)
+        if cells > self._base:
+            made = 1 + self._rows / self._sessions
+            self._purses[self._draft is not None].tried(plain, seconds, made)
 
     def _guesses(self, ticks: Sequence[Tick], able: list[int]) -> dict[int, Guess]:
         """What is known without asking the model, by tick."""
@@ -148,7 +166,7 @@ class Speculator:
             session = ticks[i].session
             with session.own_work():
                 if session not in self._books:
-                    self._books[session] = _Book(session)
+                    self._books[session] = _Book(session, self._common)
                 guess = self._books[session].memory.guess(ticks[i], self._settings.max_rows)
                 if guess is not None and guess.kind.rstrip("0123456789") in wanted:
                     guesses[i] = guess
@@ -169,13 +187,18 @@ class Speculator:
                 room -= rows[i] * width[i]
             return layer, rows
         found: dict[int | None, tuple[list[int], Choice]] = {}
+        if self._purses[False].is_empty:
+            guesses = {}
         offers = [self._offer(ticks[i], g.kind, len(g.rows)) for i, g in guesses.items()]
         found[None] = [*guesses], choose_rows(self._plain, cells, offers, room)
-        plain = self._plain.of(cells)
-        for layer, costs in self._exits.items() if plain else ():
+        plain, self._pause = self._plain.of(cells), self._pause - 1
+        asks = plain and self._pause <= 0 and not self._purses[True].is_empty
+        for layer, costs in self._exits.items() if asks else ():
             offers = [self._offer(ticks[i], f"exit{layer}", most) for i in able]
             found[layer] = able, choose_rows(costs, cells, offers, room, plain)
         best = max(found, key=lambda layer: found[layer][1].speed)
+        if best is None and len(found) > 1:
+            self._pause = _PAUSE
         for layer, (which, choice) in found.items():
             for i, number in zip(which, choice.rows, strict=True):
                 if layer != best or not number:
@@ -192,7 +215,7 @@ class Speculator:
     ) -> list[Tick]:
         extended = list(ticks)
         for i, guess in guesses.items():
-            extended[i] = self._ahead(i, ticks[i], guess.kind, list(guess.rows[: rows[i]]))
+            extended[i] = self._ahead(i, ticks[i], guess.kind, list(guess.rows[: rows.get(i, 0)]))
         return extended
 
     def _with_exit(self, ticks: Sequence[Tick], layer: int, rows: dict[int, int]) -> list[Tick]:

@@ -136,9 +136,16 @@ class Exits:
     made: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, lm: "MultiStreamLM", heads: dict[int, ExitHead], made: dict[str, Any]) -> Self:
-        """Heads trained on a model."""
-        return cls(dict(sorted(heads.items())), lm.base_name, fingerprint(lm), made)
+    def of(
+        cls,
+        lm: "MultiStreamLM",
+        heads: dict[int, ExitHead],
+        made: dict[str, Any],
+        name: str | None = None,
+    ) -> Self:
+        """Heads trained on a model; ``name`` is the model's, by default its base's."""
+        base = lm.base_name if name is None else name
+        return cls(dict(sorted(heads.items())), base, fingerprint(lm), made)
 
     @property
     def layers(self) -> list[int]:

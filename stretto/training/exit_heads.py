@@ -71,8 +71,8 @@ def new_heads(
     wanted = _size(states.final[:_FEW].float())
     heads = {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
         for layer, x in states.at.items():
+            torch.manual_seed(seed + layer)  # a head does not depend on what others there are
             head = ExitHead(layer, ids, hidden, inner, eps)
             few = x[:_FEW].float()
             size = _size(few / _size(few.T)[:, None])

@@ -96,7 +96,9 @@ def collect(
     """
     folder.mkdir(parents=True, exist_ok=True)
     packs = pack([len(sample.cells) for sample in samples], pack_cells, seed=seed)
-    packs = packs[: max(2, max_cells // pack_cells)]
+    # Packing puts long samples first.
+    order = np.random.default_rng(seed).permutation(len(packs))
+    packs = [packs[i] for i in order[: max(2, max_cells // pack_cells)]]
     for start in range(0, len(packs), _PACKS_PER_FILE):
         path = folder / f"states-{start // _PACKS_PER_FILE:05d}.safetensors"
         if path.exists():

@@ -7,6 +7,7 @@ making), ``exits/`` (the result), ``metrics.json`` (held-out figures).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def train_exits(
             max_cells=config.max_cells, pack_cells=config.pack_cells, seed=config.seed, tell=tell,
         )  # fmt: skip
         states = load_states(output / "states")
+        states = replace(states, at={layer: states.at[layer] for layer in config.layers})
         kept = torch.from_numpy(is_held_out)[states.sample.long()]
         training, judged = states.where(~kept), states.where(kept)
         if not len(training) or not len(judged):
@@ -107,7 +109,7 @@ def train_exits(
         measured = {"states": len(training), "held_out_states": len(judged), "figures": rows}
         run.write_metrics(measured | {"coverage": coverage})
         made = {"command": command, "config": dump(config), "states": len(training)}
-        exits = Exits.of(lm, heads, made | {"held_out": _short(rows)})
+        exits = Exits.of(lm, heads, made | {"held_out": _short(rows)}, name=config.base)
         exits.save(output / "exits")
     return output / "exits"
 

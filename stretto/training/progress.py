@@ -70,8 +70,9 @@ class ProgressCallback(TrainerCallback):
         elif "eval_content" in logs:
             self._console.print(
                 f"step {state.global_step}  held-out content {logs['eval_content']:.3f}  "
-                f"silence {logs.get('eval_silence', 0):.3f}",
+                f"silence {logs.get('eval_silence', 0):.3f}{_by_exit(logs)}",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def __enter__(self) -> Self:
@@ -80,3 +81,9 @@ class ProgressCallback(TrainerCallback):
     def __exit__(self, *_: object) -> None:
         """Leave the terminal as it was, whatever has happened."""
         self._bar.stop()
+
+
+def _by_exit(logs: dict[str, float]) -> str:
+    """Held-out content loss of each exit, for the line of an evaluation."""
+    exits = [(n.split("_")[1], loss) for n, loss in logs.items() if n.startswith("eval_exit")]
+    return "".join(f"  {name} {loss:.3f}" for name, loss in exits)

@@ -22,6 +22,7 @@ from stretto.streams.packing import num_too_long, pack
 from stretto.training.config import TrainConfig
 from stretto.training.curves import plot_losses
 from stretto.training.distribution import check_launch, rank, sharded
+from stretto.training.exit_loss import check_exits
 from stretto.training.progress import ProgressCallback
 from stretto.training.trainer import PackDataset, StreamTrainer, checkpoint_step, load_trained
 
@@ -41,7 +42,7 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
 
     Raises:
         ConfigError: the run to be resumed had other settings, data, sharding or number of
-            processes, or the launch cannot be honoured.
+            processes, the launch cannot be honoured, or the model lacks an exit.
         CheckpointError, InputError: model, data or run folder cannot be read.
     """
     check_launch()
@@ -49,6 +50,7 @@ def train(config: TrainConfig, output: Path, *, data: Path, resume: bool = False
     set_seed(config.seed)
     shards = load_shards(data)
     model = build_model(config, shards)
+    check_exits(config.layerskip, model.config.num_hidden_layers)
     training, held_out = _split(shards.samples, config)
     packs, held_out_packs = _packs(training, config), _packs(held_out, config)
     if not packs:
@@ -115,6 +117,8 @@ def build_model(config: TrainConfig, shards: Shards, device: str = "auto") -> Mu
             f"{shards.special.silence}; build them again with --model {config.base}"
         )
     model.sets = shards.sets
+    if config.init == "random":
+        _randomise(model)
     if config.tune == "lora" and not hasattr(model.base, "peft_config"):
         from peft import LoraConfig, get_peft_model
 
@@ -130,6 +134,22 @@ def build_model(config: TrainConfig, shards: Shards, device: str = "auto") -> Mu
         model.base.gradient_checkpointing_enable({"use_reentrant": False})
         model.base.enable_input_require_grads()
     return model
+
+
+def _randomise(model: MultiStreamLM) -> None:
+    """Give a model the weights its architecture begins with, from torch's random numbers.
+
+    Raises:
+        ConfigError: the base is an adapter.
+    """
+    if hasattr(model.base, "peft_config"):
+        raise ConfigError("init: random weights under an adapter; take a plain base model")
+    fresh = type(model.base)(model.base.config)
+    model.base.load_state_dict(fresh.state_dict())
+    with torch.no_grad():
+        model.stream_embedding.zero_()
+        model.special_in.copy_(fresh.get_input_embeddings().weight.mean(0).repeat(2, 1))
+        model.special_out.copy_(fresh.get_output_embeddings().weight.mean(0).repeat(2, 1))
 
 
 def _open_run(

@@ -60,14 +60,18 @@ def stream_loss(
     content, silence = (count_cells(labels, special) if cells is None else cells).clamp(min=1)
     content_mean = losses[~silent].sum() / content
     silence_mean = losses[silent].sum() / silence
+    sums, counts = loss_sums(losses, silent, streams, num_streams)
+    return StreamLoss(content_mean + silence_weight * silence_mean, sums, counts)
+
+
+def loss_sums(
+    losses: Tensor, silent: Tensor, streams: Tensor, num_streams: int
+) -> tuple[Tensor, Tensor]:
+    """Losses of cells (N) added up by kind and stream, and the cells behind each sum (2, S)."""
     where = silent.long() * num_streams + streams
     sums = torch.zeros(2 * num_streams, device=losses.device).index_add_(0, where, losses.detach())
     counts = torch.bincount(where, minlength=2 * num_streams)
-    return StreamLoss(
-        total=content_mean + silence_weight * silence_mean,
-        sums=sums.view(2, num_streams),
-        counts=counts.view(2, num_streams),
-    )
+    return sums.view(2, num_streams), counts.view(2, num_streams)
 
 
 def count_cells(labels: Tensor, special: SpecialIds) -> Tensor:

@@ -3,8 +3,10 @@
 The loop, accumulation, clipping, schedule, precision, distribution and resuming are Trainer's.
 """
 
+import json
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -24,9 +26,12 @@ from stretto.models.wrapper import MultiStreamLM
 from stretto.streams import IGNORE, Cells
 from stretto.training.config import OptimiserSettings, TrainConfig
 from stretto.training.distribution import check_sharding, reshard, shard_on_cpu
+from stretto.training.exit_loss import ExitLoss, exit_report, gather
+from stretto.training.layer_dropout import LayerDropout
 from stretto.training.stream_loss import StreamLoss, count_cells, loss_report, stream_loss
 
 _TRAINED = "trained.pt"
+_LAYERSKIP = "layerskip.json"
 VECTORS = ("stream_embedding", "special_in", "special_out")
 
 
@@ -62,6 +67,7 @@ class StreamTrainer(Trainer):
         # One process with several GPUs uses one: nn.DataParallel could not split a StreamBatch.
         args._n_gpu = min(args.n_gpu, 1)
         self._reset_totals()
+        self._use_layerskip()
         # What FSDP shards layer by layer; it looks for this where Hugging Face models have it.
         untyped: Any = model
         untyped._no_split_modules = model.base._no_split_modules
@@ -69,6 +75,27 @@ class StreamTrainer(Trainer):
         check_sharding(self.accelerator)
         # compute_loss divides by the cells of the whole step, so Trainer must not divide again.
         self.model_accepts_loss_kwargs = True
+
+    def _use_layerskip(self) -> None:
+        """Layer dropout and exits where the config asks for them."""
+        config, settings = self.run_config, self.run_config.layerskip
+        self._dropout: LayerDropout | None = None
+        self._exits: ExitLoss | None = None
+        if settings.p_max:
+            decoder = self.lm.base.get_decoder()
+            kind, steps = settings.dropout_ramp, config.steps
+            self._dropout = LayerDropout(
+                decoder, settings.p_max, kind=kind, steps=steps, seed=config.seed
+            )
+        if settings.e_scale or settings.report:
+            self._exits = ExitLoss(
+                self.lm, settings, config.silence_weight, steps=config.steps, seed=config.seed
+            )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, with layer dropout in place meanwhile."""
+        with self._dropout or nullcontext():
+            return super().train(*args, **kwargs)
 
     def create_accelerator_and_postprocess(self) -> None:
         """What accelerate does for this run, FSDP on CPUs included."""
@@ -94,22 +121,45 @@ class StreamTrainer(Trainer):
         The means are over all cells of the step, so it does not matter how they are spread over
         micro-batches and processes. Gradients are averaged over the processes; hence the factor.
         """
-        loss = self._loss(model, StreamBatch(**inputs), num_items_in_batch)
+        loss = self._training_loss(model, StreamBatch(**inputs), num_items_in_batch)
         self._sums += loss.sums
         self._counts += loss.counts
         self._cells += (inputs["samples"] >= 0).sum()
         total = loss.total * self.accelerator.num_processes
         return (total, {}) if return_outputs else total
 
+    def _training_loss(self, model: Any, batch: StreamBatch, cells: Tensor | None) -> StreamLoss:
+        """Of the last layer; with exits on, of all of them by weight."""
+        step = self.state.global_step  # optimiser steps done, so t of the one under way
+        if self._dropout is not None:
+            self._dropout.step = step
+        if self._exits is None or len(weights := self._exits.weights(step)) == 1:
+            return self._loss(model, batch, cells)
+        early = [e for e in weights if e != self._exits.layers]
+        select, labels, streams = _labelled(batch)
+        output = model(batch, select=select[:0], exits=early)  # logits are made in chunks
+        states = gather(output.hidden, output.exits, select, self._exits.layers)
+        with self.accelerator.autocast():
+            return self._exits.weighted(states, labels, streams, step, cells)
+
+    def _held_out(self, model: Any, batch: StreamBatch) -> dict[int, StreamLoss]:
+        """Losses of the last layer (as exit 0) and of the exits that an evaluation reports."""
+        if self._exits is None:
+            return {0: self._loss(model, batch)}
+        select, labels, streams = _labelled(batch)
+        output = model(batch, select=select[:0], exits=self._exits.reported)
+        states = gather(output.hidden, output.exits, select, self._exits.layers)
+        with self.accelerator.autocast():
+            last = self._exits.score(states.pop(self._exits.layers), labels, streams, normed=True)
+            return {0: last} | {e: self._exits.score(x, labels, streams) for e, x in states.items()}
+
     def _loss(self, model: Any, batch: StreamBatch, cells: Tensor | None = None) -> StreamLoss:
-        assert batch.labels is not None
-        labels = batch.labels.flatten()
-        select = (labels != IGNORE).nonzero().squeeze(1)
+        select, labels, streams = _labelled(batch)
         logits = model(batch, select=select).logits
         return stream_loss(
             logits,
-            labels[select],
-            batch.streams.flatten()[select],
+            labels,
+            streams,
             self.lm.special,
             len(self.lm.streams),
             self.run_config.silence_weight,
@@ -146,18 +196,21 @@ class StreamTrainer(Trainer):
         step, report = self._evaluation
         if step == self.state.global_step:
             return report
-        sums, counts = torch.zeros_like(self._sums), torch.zeros_like(self._counts)
+        totals: dict[int, tuple[Tensor, Tensor]] = {}
         model: Any = self.model
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader():
-                loss = self._loss(model, StreamBatch(**self._prepare_inputs(inputs)))
-                sums += loss.sums
-                counts += loss.counts
+                batch = StreamBatch(**self._prepare_inputs(inputs))
+                for layer, loss in self._held_out(model, batch).items():
+                    sums, counts = totals.get(layer, (0, 0))
+                    totals[layer] = sums + loss.sums, counts + loss.counts
         model.train()
         reshard(model)
-        sums, counts = self._of_all_ranks(sums), self._of_all_ranks(counts)
-        report = {f"eval_{k}": v for k, v in loss_report(sums, counts, self.lm.streams).items()}
+        everywhere = {e: tuple(map(self._of_all_ranks, both)) for e, both in totals.items()}
+        sums, counts = everywhere.pop(0)
+        losses = loss_report(sums, counts, self.lm.streams) | exit_report(everywhere)
+        report = {f"eval_{name}": loss for name, loss in losses.items()}
         self.log(report)
         self._evaluation = (self.state.global_step, report)
         return report
@@ -235,11 +288,34 @@ class StreamTrainer(Trainer):
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
             torch.save(trained, folder / _TRAINED)
+            parts = {"dropout": self._dropout, "exits": self._exits}
+            state = {name: part.state_dict() for name, part in parts.items() if part is not None}
+            if state:
+                (folder / _LAYERSKIP).write_text(json.dumps(state))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         load_trained(self.lm, folder)
+        self._load_layerskip(folder / _LAYERSKIP)
         self._saved_at = checkpoint_step(folder)
+
+    def _load_layerskip(self, path: Path) -> None:
+        parts = {"dropout": self._dropout, "exits": self._exits}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        try:
+            state = json.loads(path.read_bytes()) if parts else {}
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: unreadable ({type(error).__name__})") from None
+
+
+def _labelled(batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells with a label: flat indices into B * T, labels and streams (N)."""
+    assert batch.labels is not None
+    labels = batch.labels.flatten()
+    select = (labels != IGNORE).nonzero().squeeze(1)
+    return select, labels[select], batch.streams.flatten()[select]
 
 
 def checkpoint_step(folder: Path) -> int:

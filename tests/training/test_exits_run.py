@@ -96,6 +96,13 @@ def test_collecting_goes_on_and_stops_where_told(lm: MultiStreamLM, tmp_path: Pa
         load_states(tmp_path / "elsewhere")
 
 
+def test_few_cells_are_of_short_and_long_samples_alike(lm: MultiStreamLM, tmp_path: Path) -> None:
+    tables = [random_table(lm, 4 if i % 2 else 40, seed=i) for i in range(80)]
+    samples = [Sample(table.cells(), "audit", 0, {}) for table in tables]
+    collect(lm, samples, tmp_path, [1], max_cells=1200, pack_cells=120)
+    assert {int(i) % 2 for i in load_states(tmp_path).sample} == {0, 1}
+
+
 def test_samples_of_one_id_are_held_out_together(lm: MultiStreamLM) -> None:
     out = held_out(samples_of(lm), 0.3, 0)
     assert out.reshape(6, 2).all(1).sum() == out.reshape(6, 2).any(1).sum() == 2
