@@ -19,6 +19,8 @@ _TRUST = 0.8
 _FORGET = 0.98
 _FADE = 0.997
 _ALLOWANCE = 0.015
+_FIRST = 2.0
+"""Steps that it begins with, for the first trials of an engine."""
 _MOST_STEPS = 8.0
 """What a purse holds at most: so many steps."""
 _MARGIN = 1.03
@@ -108,6 +110,7 @@ class Purse:
 
     def __init__(self) -> None:
         self._seconds = 0.0
+        self._is_new = True
 
     @property
     def is_empty(self) -> bool:
@@ -116,7 +119,9 @@ class Purse:
 
     def passed(self, plain: float) -> None:
         """A step was made that takes so long without drafts."""
-        self._seconds = min(self._seconds + _ALLOWANCE * plain, _MOST_STEPS * plain)
+        gift = _FIRST if self._is_new else _ALLOWANCE
+        self._is_new = False
+        self._seconds = min(self._seconds + gift * plain, _MOST_STEPS * plain)
 
     def tried(self, plain: float, seconds: float, rows: float) -> None:
         """A step with drafts took ``seconds``, and made ``rows`` times as many as without."""

@@ -29,6 +29,8 @@ from stretto.models.exits import ExitHead, Exits
 DRAFTERS = ("silence", "lookup", "exit")
 _BEFORE = {"silence": 0.9, "lookup4": 0.7, "lookup3": 0.6, "lookup2": 0.4}
 _EXIT_BEFORE = 0.5
+_SURE = 0.9
+"""Rows as likely as this are drafted whatever they cost."""
 _PAUSE = 16
 """Steps until exits are considered again, once they were found not to pay: asking costs time."""
 
@@ -221,8 +223,7 @@ class Speculator:
     def _with_exit(self, ticks: Sequence[Tick], layer: int, rows: dict[int, int]) -> list[Tick]:
         backend = cast("Drafting", self._backend)
         numbers = np.array([rows.get(i, 0) for i in range(len(ticks))], np.int64)
-        # A further row costs this part of a step; less likely ones are not worth it.
-        least = min(1.0, self._parts[layer]) if self._settings.adaptive else 0.0
+        least = self._least(ticks, layer) if self._settings.adaptive else 0.0
         draft = backend.draft(build(ticks), layer, numbers, least)
         extended = [
             self._ahead(i, tick, f"exit{layer}", list(draft.tokens[i]))
@@ -235,6 +236,13 @@ class Speculator:
             for tick in ticks:
                 self._backend.crop(tick.session.line, tick.session.num_cached)
         return extended
+
+    def _least(self, ticks: Sequence[Tick], layer: int) -> float:
+        """How likely a drafted row must be: as much as it costs, as a part of a step without."""
+        cells, width = sum(map(len, ticks)), max(len(tick.outputs) for tick in ticks)
+        plain, longer = self._plain.of(cells), self._plain.of(cells + width)
+        checking = 0.0 if plain is None or longer is None else longer / plain - 1
+        return min(_SURE, self._parts[layer] + max(0.0, checking))
 
     def _ahead(self, number: int, tick: Tick, kind: str, rows: list[Ints]) -> Tick:
         with tick.session.own_work():

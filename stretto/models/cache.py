@@ -72,7 +72,7 @@ class StreamCache(Cache):
         """Empty a line for the next session."""
         self.lengths[line] = 0
 
-    def crop(self, line: int, cells: int) -> None:
+    def shorten(self, line: int, cells: int) -> None:
         """Forget all but the first ``cells`` visible cells of a line."""
         self.lengths[line] = cells
 

@@ -55,7 +55,7 @@ class TransformersBackend:
     @torch.inference_mode()
     def crop(self, line: int, cells: int) -> None:
         """Forget all but the first cells of a line."""
-        self._cache.crop(line, cells)
+        self._cache.shorten(line, cells)
 
     @torch.inference_mode()
     def release(self, line: int) -> None:
