@@ -61,6 +61,7 @@ class Race:
         self._ms: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self._rows: dict[str, int] = defaultdict(int)
         self._passes: dict[str, int] = defaultdict(int)
+        self._loops: dict[str, list[float]] = defaultdict(list)
         self.mismatches = 0
 
     def run(self, prompts: Mapping[str, Sequence[str]], length: int, repeats: int) -> None:
@@ -94,6 +95,7 @@ class Race:
                     self._rows[name] += len(timed.rows)
                     self._passes[name] += timed.passes + 1
         self.mismatches += sum(rows != said[PLAIN] for rows in said.values())
+        self._loops[task].append(repeated(said[PLAIN]))
         for name, took in times.items():
             self._ms[task][name].append(min(took))  # stalls only ever add
 
@@ -125,12 +127,14 @@ class Race:
                 name: {kind: vars(count) for kind, count in kinds.items()}
                 for name, kinds in self.drafted().items()
             },
+            "repeated": {task: statistics.mean(each) for task, each in self._loops.items()},
             "mismatches": self.mismatches,
         }
 
     def lines(self) -> list[str]:
         """All figures, for people."""
-        found = []
+        loops = (f"{task} {statistics.mean(each):.0%}" for task, each in self._loops.items())
+        found = ["  of four tokens in a row these occurred before: " + ", ".join(loops)]
         for name in list(self._engines)[1:]:
             rows = self._rows[name] / max(1, self._passes[name])
             found.append(f"  {name}: {self.overall(name)}, {rows:.2f} rows a pass")
@@ -143,6 +147,22 @@ class Race:
                 found.append(f"    drafts of {kind:8} {count.rows:6} rows, acceptance "
                              f"{rates[0]:.2f} conditional, {rates[1]:.2f} per draft")  # fmt: skip
         return found
+
+
+def repeated(rows: list[list[int]], length: int = 4) -> float:
+    """The part of the runs of four tokens of an answer that it has said before.
+
+    Small models go round in circles when greedy, where looking up is easy.
+    """
+    seen: set[tuple[int, ...]] = set()
+    again = total = 0
+    for column in zip(*rows, strict=True):
+        for i in range(len(column) - length + 1):
+            run = column[i : i + length]
+            if len(set(run)) > 1:  # silence, and streams at rest
+                again, total = again + (run in seen), total + 1
+                seen.add(run)
+    return again / max(1, total)
 
 
 def show(title: str, race: Race) -> None:
@@ -180,7 +200,7 @@ def crowd_speed(engine: Engine, number: int, steps: int, seed: int, into: Crowde
     engine.step()
 
 
-def assisted_tokens_per_second(
+def transformers_tokens_per_second(
     lm: MultiStreamLM, base: str, prompts: Sequence[tuple[str, str]], layer: int, tokens: int
 ) -> dict[str, float]:
     """Tokens a second of transformers' ``generate``, greedy in bfloat16; means over tasks.
@@ -194,10 +214,15 @@ def assisted_tokens_per_second(
     """
     model = MultiStreamLM.from_pretrained(base, device="cpu", dtype="bfloat16").base
     codec, few = load_codec(base), 2
-    rates: dict[str, dict[str, list[float]]] = {"plain": {}, "assisted": {}}
+    ways: dict[str, dict[str, int]] = {
+        "plain": {},
+        "assistant_early_exit": {"assistant_early_exit": layer},
+        "prompt_lookup_num_tokens": {"prompt_lookup_num_tokens": 8},
+    }
+    rates: dict[str, dict[str, list[float]]] = {way: {} for way in ways}
     for text, task in prompts:
         ids = torch.tensor([codec.encode(text)])
-        for way, more in (("plain", {}), ("assisted", {"assistant_early_exit": layer})):
+        for way, more in ways.items():
             took = []
             for number in (few, few + tokens):
                 start = time.perf_counter()
