@@ -4,7 +4,7 @@ SOURCES := stretto tests tools hatch_build.py $(wildcard benchmarks)
 
 NATIVE := $(wildcard stretto/engine/backends/native/src/*)
 
-.PHONY: demo test lint bench bench-core bench-engine bench-cuda docs setup lock
+.PHONY: demo test lint bench bench-core bench-engine bench-layerskip bench-cuda docs setup lock
 
 demo: setup
 	@$(BIN)/stretto demo
@@ -21,7 +21,7 @@ lint: setup
 	@$(BIN)/python tools/budget.py
 
 # Every figure behind the goals, each area to build/bench/AREA.json; FULL=1 takes the long version.
-bench: bench-core bench-engine
+bench: bench-core bench-engine bench-layerskip
 
 bench-core: setup
 	@$(BIN)/python -m benchmarks.core
@@ -31,6 +31,9 @@ bench-cuda: setup
 	@$(BIN)/python -m benchmarks.cuda
 bench-engine: setup
 	@$(BIN)/python -m benchmarks.engine
+
+bench-layerskip: setup
+	@$(BIN)/python -m benchmarks.layerskip
 
 docs: setup
 	@$(BIN)/python tools/help_page.py

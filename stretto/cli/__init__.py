@@ -22,6 +22,7 @@ _COMMANDS = {
     "train": ("train:train", "Train a multi-stream model from a recipe."),
     "exits": ("exits:app", "Train exit heads: drafts of what a model will say."),
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
+    "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
     "runs": ("runs:app", "List, show, compare and export run folders."),
 }
 for _name, (_target, _help) in _COMMANDS.items():
