@@ -11,6 +11,8 @@ import numpy as np
 from stretto.engine.session import Session
 from stretto.engine.tick import Ints, Tick
 
+_QUIET = 2
+"""Silences in a row after which a stream is thought to stay silent: the first one is given."""
 GRAMS = (4, 3, 2)
 """Lengths of the beginnings that are looked for, longest first."""
 
@@ -39,7 +41,7 @@ class Memory:
         self._names = session.streams.names
         self._said: list[list[int]] = [[] for _ in self._names]
         self._places: list[dict[tuple[int, ...], tuple[int, int]]] = [{} for _ in GRAMS]
-        self._last: list[int] = [-1] * len(self._names)
+        self._quiet = [0] * len(self._names)  # rows since it last said something
         for i, name in enumerate(self._names):
             for token in session.setup.prompts.get(name, ()):
                 self._push(i, token)
@@ -54,9 +56,11 @@ class Memory:
         self._update()
         silence, columns, lengths = self._session.special.silence, [], []
         for i in tick.outputs.tolist():
-            if self._last[i] == silence:
+            if self._quiet[i] >= _QUIET:
                 columns.append([silence] * most)
                 continue
+            if self._quiet[i]:
+                return None
             found = self._follow(i, most)
             if found is None:
                 return None
@@ -77,10 +81,11 @@ class Memory:
         self._seen = len(rows)
 
     def _push(self, stream: int, token: int) -> None:
-        self._last[stream] = token
         said, special = self._said[stream], self._session.special
-        if token == special.silence or token < 0:
+        if token == special.silence:
+            self._quiet[stream] += 1
             return
+        self._quiet[stream] = 0
         for grams, places in zip(GRAMS, self._places, strict=True):
             if len(said) >= grams:
                 places[tuple(said[-grams:])] = (stream, len(said))

@@ -9,17 +9,22 @@ choose by a sweep; DEL, arXiv 2504.05598, at run time).
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 _CLIP = 0.3
 """A measurement moves the estimate as if it differed by this part at most: stalls are common."""
 _STEP = 0.15
+_FEW = 5
 _SLOPE = 0.02
+_LOOK = 12
+"""Rows beyond the best choice so far that are looked at: a pass's cost grows in stairs."""
 _TRUST = 0.8
 """A step is never thought to cost less than this part of what ``slope`` says."""
 _FORGET = 0.98
 _FADE = 0.997
-_ALLOWANCE = 0.015
-_FIRST = 2.0
+_ALLOWANCE = 0.01
+_FIRST = 1.5
 """Steps that it begins with, for the first trials of an engine."""
 _MOST_STEPS = 8.0
 """What a purse holds at most: so many steps."""
@@ -44,16 +49,20 @@ class Costs:
         self.slope = slope
         self._cells: list[int] = []
         self._seconds: dict[int, float] = {}
+        self._times: dict[int, int] = {}
 
     def measured(self, cells: int, seconds: float) -> None:
         """Take note of a step."""
         old = self._seconds.get(cells)
         if old is None:
             insort(self._cells, cells)
-            self._seconds[cells] = seconds
-        else:
-            off = max(-_CLIP, min(_CLIP, seconds / old - 1))
-            self._seconds[cells] = old * (1 + _STEP * off)
+            self._seconds[cells], self._times[cells] = seconds, 1
+            return
+        # The first steps of a size are slow: what comes after them counts more.
+        self._times[cells] += 1
+        step, most = (0.5, 0.9) if self._times[cells] <= _FEW else (_STEP, _CLIP)
+        off = max(-most, min(_CLIP, seconds / old - 1))
+        self._seconds[cells] = old * (1 + step * off)
 
     def of(self, cells: int) -> float | None:
         """What a step over so many cells takes; None before anything was measured."""
@@ -129,8 +138,7 @@ class Purse:
         self._seconds = min(self._seconds + rows * plain - took, _MOST_STEPS * plain)
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(NamedTuple):
     """Rows that one session may read ahead.
 
     Attributes:
@@ -173,22 +181,23 @@ def choose_rows(
     now = costs.of(cells) if plain is None else plain
     if now is None:
         return Choice(chosen, 0.0)
-    start = now
+    start, late = now, 0
     best, gains = Choice([*chosen], worth / now), [offer.rate for offer in offers]
-    while True:
-        i = max(
-            (i for i, offer in enumerate(offers)
-             if chosen[i] < offer.rows and total + offer.width - cells <= room),
-            key=lambda i: gains[i] / offers[i].width,
-            default=None,
-        )  # fmt: skip
-        if i is None:
-            return best
+    waiting = [(-o.rate / o.width, i) for i, o in enumerate(offers) if o.rows]
+    heapify(waiting)
+    while waiting and late < _LOOK:
+        _, i = heappop(waiting)
+        rate, width, rows = offers[i]
+        if total + width - cells > room:
+            continue
         # Measured steps are noisy: a longer one may seem hardly longer.
         least = now + _TRUST * costs.slope * start
-        now = max(least, costs.of(total + offers[i].width) or least)
+        now = max(least, costs.of(total + width) or least)
         chosen[i] += 1
-        worth, total = worth + gains[i], total + offers[i].width
-        gains[i] *= offers[i].rate
+        worth, total, late = worth + gains[i], total + width, late + 1
+        gains[i] *= rate
+        if chosen[i] < rows:
+            heappush(waiting, (-gains[i] / width, i))
         if worth / now > best.speed * (1 if any(best.rows) else _MARGIN):
-            best = Choice([*chosen], worth / now)
+            best, late = Choice([*chosen], worth / now), 0
+    return best

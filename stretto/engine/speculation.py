@@ -31,6 +31,8 @@ _BEFORE = {"silence": 0.9, "lookup4": 0.7, "lookup3": 0.6, "lookup2": 0.4}
 _EXIT_BEFORE = 0.5
 _SURE = 0.9
 """Rows as likely as this are drafted whatever they cost."""
+_REFRESH = 64
+"""Steps after which one without exits is made, to know what that takes now."""
 _PAUSE = 16
 """Steps until exits are considered again, once they were found not to pay: asking costs time."""
 
@@ -93,7 +95,7 @@ class Speculator:
     def __init__(self, backend: Backend, settings: Speculation, exits: dict[int, float]) -> None:
         self._backend, self._settings = backend, settings
         self._books: WeakKeyDictionary[Session, _Book] = WeakKeyDictionary()
-        self._pause = 0
+        self._pause = self._since = 0
         self._purses = {False: Purse(), True: Purse()}  # of what is known, and of exits
         self._base = self._sessions = self._rows = 0
         self._common: dict[str, Belief] = {}
@@ -113,6 +115,7 @@ class Speculator:
         """
         self._kinds, self._draft = {}, None
         self._base, self._sessions, self._rows = sum(map(len, ticks)), len(ticks), 0
+        self._since += 1
         able = [i for i, tick in enumerate(ticks) if _can_follow(tick)]
         if not able:
             return list(ticks)
@@ -152,6 +155,8 @@ class Speculator:
         """Take note of how long the step took that was extended last."""
         costs = self._plain if self._draft is None else self._exits[self._draft.layer]
         costs.measured(cells, seconds)
+        if cells == self._base and self._draft is None:
+            self._since = 0
         plain = self._plain.of(self._base)
         if plain is None:
             return
@@ -195,6 +200,7 @@ class Speculator:
         found[None] = [*guesses], choose_rows(self._plain, cells, offers, room)
         plain, self._pause = self._plain.of(cells), self._pause - 1
         asks = plain and self._pause <= 0 and not self._purses[True].is_empty
+        asks = asks and self._since < _REFRESH
         for layer, costs in self._exits.items() if asks else ():
             offers = [self._offer(ticks[i], f"exit{layer}", most) for i in able]
             found[layer] = able, choose_rows(costs, cells, offers, room, plain)

@@ -242,7 +242,11 @@ def test_silent_streams_stay_so_and_others_are_looked_up() -> None:
     lm, names = LMS["audit"], LMS["audit"].streams.names
     outputs = [names[i] for i in lm.streams.outputs]
     session = made.open(prompts={"user": [1, 2, 3, 4, 5], outputs[0]: [9, 2, 3]})
-    session.rows.append(Row(0, {outputs[0]: 4, outputs[1]: lm.special.silence}, {}, 0.0))
+    quiet = lm.special.silence
+    session.rows.append(Row(0, {outputs[0]: 4, outputs[1]: quiet}, {}, 0.0))
+    tick = SimpleNamespace(outputs=np.array([names.index(name) for name in outputs[:2]]))
+    assert lookup.Memory(session).guess(tick, 3) is None, "one silence is given"  # type: ignore[arg-type]
+    session.rows.append(Row(1, {outputs[1]: quiet}, {}, 0.0))
     tick = SimpleNamespace(outputs=np.array([names.index(name) for name in outputs[:2]]))
     guess = lookup.Memory(session).guess(tick, 3)  # type: ignore[arg-type]
     assert guess is not None and guess.kind == "lookup3"
@@ -267,7 +271,7 @@ def test_stalls_do_not_count_as_cost() -> None:
     costs = Costs()
     costs.measured(1, 1.0)
     costs.measured(1, 100.0)
-    assert (costs.of(1) or 9) < 1.1
+    assert (costs.of(1) or 9) < 1.2
 
 
 def test_drafts_that_do_not_pay_are_given_up() -> None:
@@ -278,7 +282,7 @@ def test_drafts_that_do_not_pay_are_given_up() -> None:
         if not purse.is_empty:
             purse.tried(1.0, 1.5, 1.1)
             lost += 0.4
-    assert 0 < lost <= 0.015 * 1000 + 2.4
+    assert 0 < lost <= 0.01 * 1000 + 2.0
     for _ in range(100):
         purse.tried(1.0, 1.5, 3.0)
     assert not purse.is_empty
