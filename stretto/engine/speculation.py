@@ -35,6 +35,8 @@ _REFRESH = 64
 """Steps after which one without exits is made, to know what that takes now."""
 _PAUSE = 16
 """Steps until exits are considered again, once they were found not to pay: asking costs time."""
+_MANY = 8
+"""With so many sessions nobody is asked at all for as many steps, once no draft was worth it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Speculator:
     def __init__(self, backend: Backend, settings: Speculation, exits: dict[int, float]) -> None:
         self._backend, self._settings = backend, settings
         self._books: WeakKeyDictionary[Session, _Book] = WeakKeyDictionary()
-        self._pause = self._since = 0
+        self._pause = self._rest = self._since = 0
         self._purses = {False: Purse(), True: Purse()}  # of what is known, and of exits
         self._base = self._sessions = self._rows = 0
         self._common: dict[str, Belief] = {}
@@ -116,11 +118,16 @@ class Speculator:
         self._kinds, self._draft = {}, None
         self._base, self._sessions, self._rows = sum(map(len, ticks)), len(ticks), 0
         self._since += 1
+        if self._rest:
+            self._rest -= 1
+            return list(ticks)
         able = [i for i, tick in enumerate(ticks) if _can_follow(tick)]
         if not able:
             return list(ticks)
         guesses = self._guesses(ticks, able)
         layer, rows = self._choose(ticks, able, guesses, room)
+        if not any(rows.values()) and len(able) >= _MANY and self._settings.adaptive:
+            self._rest = _PAUSE
         if layer is None:
             return self._with_guesses(ticks, guesses, rows)
         return self._with_exit(ticks, layer, rows)
