@@ -80,12 +80,12 @@ def _namespaces(root: bool) -> list[str]:
 
 
 def _mounts(places: launch.Paths, policy: Policy) -> list[str]:
-    arguments = ["--dev-bind", "/dev/null", "/dev/null"]
+    arguments: list[str] = []
     above = {parent for path in places.read for parent in Path(path).parents}
     for folder in sorted(map(str, above - {Path("/")})):
         if not Path(folder).is_symlink() and folder not in places.read:
             arguments += ["--perms", "0755", "--dir", folder]  # bwrap's own choice is 0700
-    for path in places.read:
+    for path in ["/dev/null", *places.read]:
         if path.startswith("/dev/"):
             arguments += ["--dev-bind", path, path]
         elif Path(path).is_symlink():  # /lib -> usr/lib
