@@ -129,7 +129,7 @@ class Cell:
             "column": column,
             "source_line": source[:500],
             "traceback": head + text + f"{kind}: {message}",
-            "hint": _hint(raised, self.worker.setup.get("imports", [])),
+            "hint": _hint(raised, self.worker.setup["imports"], [*self.worker.main.__dict__]),
         }
 
     def _frames(self, raised: BaseException) -> list[tuple]:
@@ -191,7 +191,7 @@ def _plain(value: object, depth: int, left: list[int]) -> bool:
     return False
 
 
-def _hint(raised: BaseException, imports: list[str]) -> str | None:
+def _hint(raised: BaseException, imports: list[str], names: list[str]) -> str | None:
     if isinstance(raised, ModuleNotFoundError):
         more = f" and {', '.join(imports)}" if imports else ""
         return f"only the standard library{more} can be imported here"
@@ -202,13 +202,10 @@ def _hint(raised: BaseException, imports: list[str]) -> str | None:
     if isinstance(raised, NameError) and raised.name:
         import difflib
 
-        known = [*raised.__traceback__.tb_next.tb_frame.f_globals] if _deep(raised) else []
-        close = difflib.get_close_matches(raised.name, [k for k in known if type(k) is str], 1)
+        known = [name for name in names if type(name) is str]
+        close = difflib.get_close_matches(raised.name, known, 1)
         return f"did you mean {close[0]}?" if close else None
     if isinstance(raised, OutputLimitReached):
         return "print less: a summary, a slice, a count"
     return None
 
-
-def _deep(raised: BaseException) -> bool:
-    return raised.__traceback__ is not None and raised.__traceback__.tb_next is not None

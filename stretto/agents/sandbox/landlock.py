@@ -20,11 +20,14 @@ NAME = "landlock"
 _PLACES = ("/mnt", "/media", "/srv", "/opt", "/tmp", "/var/tmp")  # noqa: S108 - only covered up
 
 
-def start(policy: Policy) -> Launch:
-    """Start a sandbox's first process; call from the event loop's thread."""
+def start(policy: Policy, *, mount: bool = True) -> Launch:
+    """Start a sandbox's first process; call from the event loop's thread.
+
+    Without ``mount`` it gets no folder of its own, as on a kernel that refuses one to users.
+    """
     places = launch.paths(policy)
     root = os.geteuid() == 0 and launch.capable(launch.CAP_SETUID, launch.CAP_SETGID)
-    work = _folder(places)
+    work = _folder(places) if mount else None
     ours, theirs = launch.pair()
     try:
         process = subprocess.Popen(
@@ -33,7 +36,7 @@ def start(policy: Policy) -> Launch:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
-            env={**launch.ENVIRONMENT, "HOME": work},
+            env={**launch.ENVIRONMENT, "HOME": work or "/"},
             cwd="/",
             start_new_session=True,
         )
@@ -43,7 +46,7 @@ def start(policy: Policy) -> Launch:
     finally:
         theirs.close()
     uid = launch.fresh_uid() if root else None
-    more = {"uid": uid, "mount": True, "landlock": True}
+    more = {"uid": uid, "mount": mount, "landlock": True}
     if uid is None:
         more["tasks"] = None  # the limit counts all processes of the user, not only ours
     return Launch(process, ours, launch.setup(policy, places, work=work, **more))

@@ -98,7 +98,7 @@ def command(handle: int, places: Paths) -> list[str]:
     return [str(INTERPRETER), "-s", "-S", "-P", "-B", "-c", start]
 
 
-def setup(policy: Policy, places: Paths, *, work: str, **more: Any) -> dict[str, Any]:
+def setup(policy: Policy, places: Paths, *, work: str | None, **more: Any) -> dict[str, Any]:
     """The first frame: what ``worker.confine`` needs to know."""
     return {
         "read": places.read,

@@ -23,7 +23,7 @@ from stretto.agents.sandbox.base import ExecResult, Policy, Sandbox
 from stretto.agents.sandbox.benign import BENIGN, BENIGN_NUMPY
 from stretto.agents.sandbox.hostile import CONTAINED, FRESH, HARMLESS
 
-POLICY = Policy(wall=3.0, cpu=0.7, memory="512M", disk="4M", calls=20)
+POLICY = Policy(wall=1.5, cpu=0.4, memory="512M", disk="4M", calls=20)
 """Small limits, so that the hostile programs reach them soon."""
 
 SECRET = "the canary sings at noon"
