@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from importlib import import_module
 from importlib.util import find_spec
 
 from benchmarks.goal import Goal, Measure, missing, run
@@ -26,7 +27,14 @@ def _quantiles(seconds: list[float]) -> tuple[float, float]:
 def _goals(what: str, seconds: list[float], p50: float, p95: float) -> list[Goal]:
     found = _quantiles(seconds)
     return [
-        Goal("4.2", f"{what}, {name} of {len(seconds)}", value, "ms", f"<= {target:g}", value <= target)
+        Goal(
+            "4.2",
+            f"{what}, {name} of {len(seconds)}",
+            value,
+            "ms",
+            f"<= {target:g}",
+            value <= target,
+        )
         for name, value, target in (("p50", found[0], p50), ("p95", found[1], p95))
     ]
 
@@ -69,10 +77,10 @@ _STUBBORN = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile 
 async def _cold(backend: str) -> float:
     """From nothing to a first result, without a pool."""
     started = time.perf_counter()
-    async with open_sandbox(backend, Policy(), warm=0) as box:  # type: ignore[arg-type]
-        async with box.session() as session:
-            await session.exec("1")
-            return time.perf_counter() - started
+    opened = open_sandbox(backend, Policy(), warm=0)  # type: ignore[arg-type]
+    async with opened as box, box.session() as session:
+        await session.exec("1")
+        return time.perf_counter() - started
 
 
 def sandbox() -> Iterable[Goal]:
@@ -109,7 +117,7 @@ def _against_ipython(seconds: float) -> Goal:
     what, target = "first result: IPython kernel / bubblewrap", ">= 10"
     if find_spec("ipykernel") is None or find_spec("jupyter_client") is None:
         return missing("4.2", what, "ipykernel and jupyter_client are not installed", target)
-    from jupyter_client.manager import start_new_kernel  # type: ignore[import-not-found]
+    start_new_kernel = import_module("jupyter_client.manager").start_new_kernel
 
     times = []
     for _ in range(3):

@@ -29,9 +29,7 @@ def exec_(
     memory: Annotated[str, Parameter(help="Address space, such as 512M.")] = Policy.memory,
     imports: Annotated[
         list[str] | None,
-        Parameter(
-            name="--import", negative="", help="An installed package that may be imported."
-        ),
+        Parameter(name="--import", negative="", help="An installed package that may be imported."),
     ] = None,
     file: Annotated[
         list[Path] | None, Parameter(negative="", help="A file to put into the sandbox.")
@@ -103,10 +101,10 @@ def doctor(
     for name in names:
         for found in asyncio.run(examine(name)):
             held = {True: "held", False: "NOT HELD", None: "not given"}[found.held]
-            rows.append(
-                {"sandbox": name, "guarantee": found.name, "": held, "how": found.detail}
-            )
+            rows.append({"sandbox": name, "guarantee": found.name, "": held, "how": found.detail})
     emit(rows, ["sandbox", "guarantee", "", "how"], "json" if json else "table")
-    works = {row["sandbox"] for row in rows if row["guarantee"] == "works here" and row[""] == "held"}
+    works = {
+        row["sandbox"] for row in rows if row["guarantee"] == "works here" and row[""] == "held"
+    }
     broken = [row for row in rows if row[""] == "NOT HELD" and row["sandbox"] in works]
     return 0 if works and not broken else 1

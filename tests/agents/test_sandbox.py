@@ -49,7 +49,9 @@ async def session(backend: str, policy: Policy = SMALL) -> AsyncIterator[Session
 def test_cells_keep_their_variables_and_give_values(backend: str) -> None:
     async def run() -> None:
         async with session(backend) as s:
-            first = await s.exec("import sys\nx = [1, 2]\nprint('out')\nprint('err', file=sys.stderr)")
+            first = await s.exec(
+                "import sys\nx = [1, 2]\nprint('out')\nprint('err', file=sys.stderr)"
+            )
             assert (first.ok, first.stdout, first.stderr) == (True, "out\n", "err\n")
             assert not first.has_value and first.value_repr is None
             second = await s.exec("x + [None, 'é\\ud800']")
@@ -90,7 +92,9 @@ def test_tools_are_functions_that_raise(backend: str) -> None:
         async with session(backend) as s:
             result = await s.exec("add(1, 2, c=3)")
             assert result.value == 6 and result.calls[0].kwargs == {"c": 3}
-            assert (await s.exec("try: add(0)\nexcept ValueError as e: t = str(e)\nt")).value == "no zeros"
+            assert (
+                await s.exec("try: add(0)\nexcept ValueError as e: t = str(e)\nt")
+            ).value == "no zeros"
             late = await s.exec("print('before')\nslow()")
             assert late.error is not None and late.error.type == "TimeoutError"
             assert late.stdout == "before\n" and s.alive
@@ -161,7 +165,9 @@ def test_threads_and_processes_are_counted(backend: str) -> None:
             )
             assert result.value == 3  # with the main thread, four
             with pytest.raises(SandboxError, match="threads are running"):
-                await s.exec("t = threading.Thread(target=threading.Event().wait, daemon=True).start()")
+                await s.exec(
+                    "t = threading.Thread(target=threading.Event().wait, daemon=True).start()"
+                )
                 await s.fork()
             assert (await s.exec("import os; os.fork()")).error is not None
 

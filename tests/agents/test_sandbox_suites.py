@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +101,9 @@ def test_a_plain_user_is_safe_too() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_everything_holds_for_a_plain_user() -> None:
-    tests = ["tests/agents/test_sandbox.py", f"{__file__}::{test_every_hostile_program_is_contained.__name__}"]
+    tests = [
+        "tests/agents/test_sandbox.py",
+        f"{__file__}::{test_every_hostile_program_is_contained.__name__}",
+    ]
     done = as_plain_user("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -262,7 +262,7 @@ class _Opening:
         self._box, self._tools, self._on_call = box, tools, on_call
         self._session: Session | None = None
 
-    def __await__(self):  # noqa: ANN204
+    def __await__(self):
         return self._box.open_session(tools=self._tools, on_call=self._on_call).__await__()
 
     async def __aenter__(self) -> Session:

@@ -1,6 +1,6 @@
 """Ordinary programs that every full sandbox must run: each one's last value is True."""
 
-_LINES = '''
+_LINES = """
 sum(range(10)) == 45
 [x * x for x in range(4)] == [0, 1, 4, 9]
 {"a": 1} | {"b": 2} == {"a": 1, "b": 2}
@@ -93,7 +93,7 @@ import unittest; unittest.TestCase().assertEqual(1, 1) is None
 import doctest; doctest.testmod().failed == 0
 import timeit; timeit.timeit("1", number=10) > 0
 import linecache; linecache.getline("x", 1) == ""
-'''
+"""
 
 _LONGER = (
     "with open('a.txt', 'w') as f: f.write('hi')\nopen('a.txt').read() == 'hi'",

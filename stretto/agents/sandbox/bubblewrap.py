@@ -89,7 +89,7 @@ def _mounts(places: launch.Paths, policy: Policy) -> list[str]:
         if path.startswith("/dev/"):
             arguments += ["--dev-bind", path, path]
         elif Path(path).is_symlink():  # /lib -> usr/lib
-            arguments += ["--symlink", os.readlink(path), path]
+            arguments += ["--symlink", str(Path(path).readlink()), path]
         else:
             arguments += ["--ro-bind", path, path]
     arguments += ["--perms", "1777", "--size", str(parse_bytes(policy.disk)), "--tmpfs", _WORK]

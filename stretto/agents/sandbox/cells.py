@@ -4,12 +4,18 @@ A cell runs statement by statement in the session's variables; the value of a la
 the cell's value. ``await`` works at the top. Standard library only.
 """
 
-import ast
+from __future__ import annotations
+
+import _ast as ast  # the module ast itself is slow to load
 import json
 import linecache
 import math
 import resource
 import types
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing is slow to load
+    from typing import Any
 
 MAX_REPR = 4000  # characters
 MAX_VALUE = 256 * 1024  # characters of JSON
@@ -31,7 +37,7 @@ class Cancelled(BaseException):
 class Cell:
     """One piece of code and what became of it."""
 
-    def __init__(self, worker, code: str) -> None:  # noqa: ANN001 - worker imports this file
+    def __init__(self, worker: Any, code: str) -> None:
         self.worker, self.code = worker, code
         self.name = f"<cell {worker.cells}>"
         self.statement: int | None = None
@@ -61,7 +67,7 @@ class Cell:
         return report | {"cpu": max(0.0, seconds), "max_rss": usage.ru_maxrss * 1024}
 
     def _statements(self) -> object:
-        tree = compile(self.code, self.name, "exec", ast.PyCF_ONLY_AST)
+        tree: Any = compile(self.code, self.name, "exec", ast.PyCF_ONLY_AST)
         body = tree.body
         flags = _FUTURES
         value = None
@@ -89,7 +95,7 @@ class Cell:
         finally:
             interrupts.open = False
 
-    def _loop(self):  # noqa: ANN202 - asyncio is loaded only when it is needed
+    def _loop(self) -> Any:
         import asyncio
 
         loop = self.worker.__dict__.get("loop")
@@ -174,7 +180,7 @@ def describe(value: object) -> dict:
     return report
 
 
-def _plain(value: object, depth: int, left: list[int]) -> bool:
+def _plain(value: Any, depth: int, left: list[int]) -> bool:
     """Whether JSON gives it back as it was (a tuple becomes a list); ``left`` bounds the work."""
     left[0] -= 1
     if depth == 0 or left[0] < 0:
@@ -208,4 +214,3 @@ def _hint(raised: BaseException, imports: list[str], names: list[str]) -> str | 
     if isinstance(raised, OutputLimitReached):
         return "print less: a summary, a slice, a count"
     return None
-

@@ -7,13 +7,12 @@ process afterwards, and nothing here needs privileges.
 
 import ctypes
 import os
-import platform
 import resource
 import signal
 import stat
 import struct
 
-from syscalls import ALLOWED, SPECIAL
+from stretto.agents.sandbox.syscalls import ALLOWED, SPECIAL
 
 _MACHINE = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, audit name
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -32,7 +31,7 @@ _RIGHTS_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 <<
 
 def _number(name: str) -> int:
     table = ALLOWED if name in ALLOWED else SPECIAL
-    return table[name][_MACHINE[platform.machine()][0]]
+    return table[name][_MACHINE[os.uname().machine][0]]
 
 
 def _check(result: int, what: str) -> int:
@@ -47,7 +46,7 @@ def _syscall(name: str, *arguments: object) -> int:
 
 
 def prctl(option: int, value: int) -> None:
-    """prctl(2) with one argument; OSError if refused."""
+    """Set one of this process's options; OSError if refused."""
     zero = ctypes.c_ulong(0)
     _check(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
 
@@ -108,7 +107,7 @@ def private_folder(target: str, size: int, inodes: int, keep: list[str]) -> None
             ("uid_map", f"{uid} {uid} 1"),
             ("gid_map", f"{gid} {gid} 1"),
         ):
-            with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 - pathlib is slow to load
+            with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     _mount("none", "/", "", 0x44000)  # MS_REC | MS_PRIVATE: nothing reaches the host's mounts
     if uid == 0:
@@ -258,7 +257,7 @@ def _conditions() -> dict[str, list[tuple[int, int, int, int]]]:
 
 
 def _filter() -> bytes:
-    column, audit = _MACHINE[platform.machine()]
+    column, audit = _MACHINE[os.uname().machine]
     code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, audit), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     for name, body in _conditions().items():
         code += [(_EQUAL, 0, len(body), SPECIAL[name][column]), *body]

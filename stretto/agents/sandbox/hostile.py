@@ -81,7 +81,8 @@ os.waitpid(pid, 0)[0] == pid""",
     "runs a program": "import subprocess; subprocess.run(['/bin/true']).returncode == 0",
     "runs a shell with libc": "import ctypes; ctypes.CDLL(None).system(b'true') == 0",
     "spawns": "import os; os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)[1] == 0",
-    "forks by vfork": _SYS + """
+    "forks by vfork": _SYS
+    + """
 pid = call(56, 0x4000 | 17, 0, 0, 0, 0) if HOST else 0
 if pid == 0: call(231, 0)
 pid > 0""",
@@ -111,8 +112,10 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIM
     "watches a folder": _SYS + "w = call(294, 0); call(254, w, CANARY.encode(), 0xfff) > 0",
     "opens a keyring": _SYS + "call(250, 0, -3, 0) != -1",
     "starts io_uring": _SYS + "call(425, 4, ctypes.create_string_buffer(120)) >= 0",
-    "asks for ptrace": _SYS + "import os; r = call(101, 0x4206, HOST, 0, 0); r == 0 or ctypes.get_errno() != 1",
-    "reads another process's memory": _SYS + """
+    "asks for ptrace": _SYS
+    + "import os; r = call(101, 0x4206, HOST, 0, 0); r == 0 or ctypes.get_errno() != 1",
+    "reads another process's memory": _SYS
+    + """
 call(310, HOST, 0, 0, 0, 0, 0) == 0""",
     "leaves its process group": "import os; os.setpgid(0, 0) is None or True",
     "keeps from dying with its parent": _SYS + "libc.prctl(1, 0, 0, 0, 0) == 0",
@@ -132,7 +135,8 @@ CONTAINED = {
     "changes root": "import os; os.chroot('/usr') is None",
     "pivots root": _SYS + "call(155, b'/usr', b'/usr') == 0",
     "unshares a user namespace": _SYS + "call(272, 0x10000000) == 0",
-    "clones into namespaces": _SYS + """
+    "clones into namespaces": _SYS
+    + """
 pid = call(56, 0x10000000 | 17, 0, 0, 0, 0)
 if pid == 0: call(231, 0)
 pid > 0""",
@@ -141,7 +145,8 @@ pid > 0""",
     "opens files by handle": _SYS + "call(304, -100, ctypes.create_string_buffer(64), 0) >= 0",
     "loads a module": _SYS + "call(313, 0, b'', 0) == 0 or ctypes.get_errno() not in (1,)",
     "loads a BPF program": _SYS + "call(321, 5, ctypes.create_string_buffer(120), 120) >= 0",
-    "opens performance counters": _SYS + "call(298, ctypes.create_string_buffer(128), 0, -1, -1, 0) >= 0",
+    "opens performance counters": _SYS
+    + "call(298, ctypes.create_string_buffer(128), 0, -1, -1, 0) >= 0",
     "sets the clock": "import time; time.clock_settime(time.CLOCK_REALTIME, time.time()) is None",
     "sets the host's name": "import socket; socket.sethostname('x') is None",
     "reboots": _SYS + "call(169, 0xfee1dead, 672274793, 0, 0) == 0",
@@ -180,7 +185,8 @@ import signal
 for s in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
     try: signal.signal(s, signal.SIG_IGN)
     except (OSError, ValueError): pass
-signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())""" + _LOOP,
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"""
+    + _LOOP,
     "sleeps": "import time\nwhile True: time.sleep(100)",
     "a number too large": "10 ** 10 ** 9 > 0 and False",
     "a slow regular expression": "import re; re.match('(a+)+$', 'a' * 64 + 'b')",

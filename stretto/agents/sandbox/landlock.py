@@ -17,7 +17,7 @@ from stretto.agents.sandbox.nurse import Launch
 from stretto.errors import SandboxError
 
 NAME = "landlock"
-_PLACES = ("/mnt", "/media", "/srv", "/opt", "/tmp", "/var/tmp")  # noqa: S108 - only covered up
+_PLACES = ("/mnt", "/media", "/srv", "/opt", "/tmp", "/var/tmp")
 
 
 def start(policy: Policy, *, mount: bool = True) -> Launch:

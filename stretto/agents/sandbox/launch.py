@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import marshal
 import os
 import secrets
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 from stretto.agents.sandbox.base import Policy, parse_bytes
 from stretto.errors import ConfigError
 
+_PACKAGE = __name__.rpartition(".")[0]
 HERE = Path(__file__).resolve().parent
 INTERPRETER = Path(sys.executable).resolve()
 ENVIRONMENT = {
@@ -55,11 +57,10 @@ def paths(policy: Policy) -> Paths:
     """The interpreter, its library, the system's shared libraries, and what the policy adds."""
     base = Path(sys.base_prefix)
     library = Path(sysconfig.get_path("stdlib")).resolve()
-    own = [HERE / name for name in ("worker.py", "cells.py", "confine.py", "syscalls.py")]
-    own.append(HERE / "__pycache__")
     shared = list((base / "lib").glob("libpython*.so*"))
-    read = [INTERPRETER, library, *own, *shared, *map(Path, _SYSTEM), *map(Path, policy.read)]
-    listing, imports = [str(HERE)], []
+    read = [INTERPRETER, library, *shared, *map(Path, _SYSTEM), *map(Path, policy.read)]
+    listing: list[str] = []
+    imports: list[str] = []
     for name in policy.imports:
         found, place = _package(name)
         read += found
@@ -89,13 +90,38 @@ def _package(name: str) -> tuple[list[Path], Path]:
 
 
 def command(handle: int, places: Paths) -> list[str]:
-    """The interpreter's command line: no site, nothing unsafe on the path, no bytecode written."""
+    """The interpreter's command line: no site, nothing unsafe on the path, no bytecode written.
+
+    Our own files are not there: their code comes first over the descriptor, see ``program``.
+    """
     start = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); import worker; "
-        f"sys.path[0:1] = []; sys.path += {places.imports!r}; sys.argv = ['']; "
-        f"worker.main({handle})"
+        "import sys, marshal, _socket\n"
+        f"end = _socket.socket(fileno={handle})\n"
+        "def read(size):\n"
+        "    data = b''\n"
+        "    while len(data) < size:\n"
+        "        data += end.recv(size - len(data)) or sys.exit('the host has gone')\n"
+        "    return data\n"
+        f"package = sys.modules[{_PACKAGE!r}] = type(sys)({_PACKAGE!r})\n"
+        "for name, code in marshal.loads(read(int.from_bytes(read(4), 'big'))):\n"
+        f"    sys.modules[{_PACKAGE!r} + '.' + name] = module = type(sys)(name)\n"
+        "    exec(code, module.__dict__)\n"
+        "    setattr(package, name, module)\n"
+        f"sys.path += {places.imports!r}; sys.argv = ['']\n"
+        "module.main(end.detach())"
     )
     return [str(INTERPRETER), "-s", "-S", "-P", "-B", "-c", start]
+
+
+@functools.cache
+def program() -> bytes:
+    """The code that runs inside, compiled once: four bytes of length, then (name, code) pairs."""
+    pairs = []
+    for name in ("syscalls", "confine", "cells", "worker"):
+        source = (HERE / f"{name}.py").read_text(encoding="utf-8")
+        pairs.append((name, compile(source, f"<{name}>", "exec", optimize=0)))
+    data = marshal.dumps(pairs)
+    return len(data).to_bytes(4, "big") + data
 
 
 def setup(policy: Policy, places: Paths, *, work: str | None, **more: Any) -> dict[str, Any]:

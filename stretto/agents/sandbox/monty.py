@@ -104,7 +104,8 @@ class MontySession(Session):
         on_call: OnCall | None,
     ) -> None:
         self.alive = True
-        self._box, self._context, self._inner = box, context, inner
+        self._box, self._context = box, context
+        self._inner: Any = inner
         self._tools, self._on_call = tools, on_call
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[Any] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import secrets
 import signal
@@ -27,6 +28,7 @@ from stretto.agents.sandbox.channel import (
     ProtocolError,
     receive_listener,
 )
+from stretto.agents.sandbox.launch import program
 from stretto.errors import SandboxError
 
 START_SECONDS = 20.0
@@ -72,7 +74,7 @@ class Nurse:
         try:
             async with asyncio.timeout(START_SECONDS):
                 body = _frame("setup", tag=tag, **self._launch.setup)
-                await self._loop.sock_sendall(end, body)
+                await self._loop.sock_sendall(end, program() + body)
                 self._listener, self._pid = await receive_listener(end)
                 if self._listener is None:
                     raise SandboxError(self._why())
@@ -109,7 +111,9 @@ class Nurse:
         async with self._forking:
             host, inside = socket.socketpair()
             self._folders += 1
-            self._grants = 2  # the copy is made by a child that ends at once: see worker.on_fork
+            self._grants = (
+                2  # the copy may be made by a child that ends at once: see worker.on_fork
+            )
             tag = secrets.token_hex(16)
             channel = Channel(host, tag, on_frame, on_close)
             with inside:
@@ -227,8 +231,6 @@ def _threads(task: int) -> int:
 
 
 def _frame(kind: str, **fields: Any) -> bytes:
-    import json
-
     data = json.dumps({"t": kind, **fields}).encode()
     return len(data).to_bytes(4, "big") + data
 

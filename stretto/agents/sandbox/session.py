@@ -318,7 +318,7 @@ class ProcessSession(Session):
 
     async def _value(self, cell: _Cell, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if cell.cancelled:
-            raise _CancelledCall("the cell was cancelled")
+            raise _CancelledCallError("the cell was cancelled")
         if self._on_call is None or name not in self._tools:
             raise LookupError(f"there is no tool {name[:80]!r} here")
         async with asyncio.timeout(self._nurse.policy.call_time):
@@ -407,11 +407,11 @@ class ProcessSession(Session):
             )
 
 
-class _CancelledCall(Exception):
+class _CancelledCallError(Exception):
     """Its name is what the sandbox sees."""
 
 
-_CancelledCall.__name__ = "Cancelled"
+_CancelledCallError.__name__ = "Cancelled"
 
 
 def _refusal(kind: str, message: str) -> dict[str, Any]:

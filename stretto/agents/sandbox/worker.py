@@ -9,6 +9,7 @@ nothing in them. Standard library only: ``stretto`` cannot be imported here.
 """
 
 import binascii
+import gc
 import io
 import json
 import os
@@ -20,8 +21,8 @@ import types
 from _socket import SCM_RIGHTS, SOL_SOCKET
 from _socket import socket as Socket  # noqa: N812 - the C type: the module socket is slow to load
 
-import confine
-from cells import Cancelled, Cell, OutputLimitReached
+from stretto.agents.sandbox import confine
+from stretto.agents.sandbox.cells import Cancelled, Cell, OutputLimitReached
 
 MAX_FRAME = 1 << 20  # bytes, either way
 CHUNK = 600_000  # bytes of a file in a frame
@@ -66,6 +67,7 @@ class Channel:
         self._lock = threading.RLock()
 
     def send(self, kind: str, **fields: object) -> None:
+        """Send one frame; ValueError if it is too large."""
         data = json.dumps({"tag": self.tag, "t": kind, **fields}).encode()
         if len(data) > MAX_FRAME:
             raise ValueError(f"a frame of {len(data)} bytes; at most {MAX_FRAME}")
@@ -78,6 +80,7 @@ class Channel:
         return json.loads(self._read(size))
 
     def ready(self, milliseconds: int | None) -> bool:
+        """Whether something can be read within this time."""
         poll = select.poll()
         poll.register(self.socket.fileno(), select.POLLIN)
         return bool(poll.poll(milliseconds))
@@ -103,9 +106,11 @@ class Output(io.RawIOBase):
         self._worker, self._name = worker, name
 
     def writable(self) -> bool:
+        """Always."""
         return True
 
     def write(self, data: object) -> int:
+        """Send what the limit leaves room for; OutputLimitReached when it is used up."""
         raw = bytes(data)  # type: ignore[call-overload]
         worker = self._worker
         with worker.interrupts:
@@ -237,11 +242,13 @@ class Worker:
                 self._streams = {n: _text(Output(self, n)) for n in ("stdout", "stderr")}
 
     def on_tools(self, names: list[str]) -> None:
+        """Make these names functions that call the host."""
         for name in names:
             self.main.__dict__[name] = self._stub(name)
         self.channel.send("ok")
 
     def on_put(self, path: str, data: str, append: bool) -> None:
+        """Write a part of a file."""
         if self.folder is None:
             raise OSError("this sandbox has no folder to write in")
         target = os.path.join(self.folder, path)
@@ -251,6 +258,7 @@ class Worker:
         self.channel.send("ok")
 
     def on_get(self, path: str, offset: int) -> None:
+        """Read a part of a file; ``offset`` in bytes."""
         if self.folder is None:
             raise OSError("this sandbox has no folder to read from")
         handle = os.open(os.path.join(self.folder, path), os.O_RDONLY | os.O_NONBLOCK)
@@ -263,8 +271,8 @@ class Worker:
     def on_fork(self, tag: str, folder: str) -> None:
         """Become two; the copy answers on the descriptor that came with the frame.
 
-        The copy is made by a child that ends at once, so that it belongs to the nurse: it shall
-        outlive this session, and end with the nurse.
+        The copy may be made by a child that ends at once, so that it belongs to the nurse: it
+        shall outlive this session, and end with the nurse.
         """
         handle = self.channel.handles.pop(0)
         threads = sys.modules["threading"]
@@ -280,13 +288,16 @@ class Worker:
             os.close(handle)
             return
         try:
-            if os.fork():
+            # In a process space of its own everything ends with the nurse, which is its first.
+            alone = self.nurse == 1
+            if not alone and os.fork():
                 self._exit(0)
             self.channel.socket.close()
             self.channel = Channel(handle, tag)
-            while os.getppid() != self.nurse:
-                os.sched_yield()
-            confine.die_with_parent()
+            if not alone:
+                while os.getppid() != self.nurse:
+                    os.sched_yield()
+                confine.die_with_parent()
             self._move(folder)
             self.channel.send("ready")
         except OSError:
@@ -301,9 +312,7 @@ class Worker:
         if self.folder is None:
             os.mkdir(target)
         else:
-            import shutil
-
-            shutil.copytree(self.folder, target, symlinks=True)
+            _copy(self.folder, target)
         self.folder = target
         os.chdir(target)
 
@@ -339,6 +348,8 @@ class Worker:
         abi = 0
         if frame["landlock"] or confine.landlock_abi():
             abi = confine.landlock(frame["read"], frame["listing"], write)
+        gc.collect()
+        gc.freeze()  # copies then share these pages
         listener = confine.seccomp()
         rights = [(SOL_SOCKET, SCM_RIGHTS, listener.to_bytes(4, sys.byteorder))]
         self.channel.socket.sendmsg([b"L"], rights)
@@ -362,6 +373,22 @@ def _text(raw: Output) -> io.TextIOWrapper:
     return io.TextIOWrapper(buffered, "utf-8", "backslashreplace", "\n", line_buffering=True)
 
 
+def _copy(source: str, target: str) -> None:
+    """Like shutil.copytree, which is slow to load."""
+    os.mkdir(target)
+    with os.scandir(source) as entries:
+        for entry in entries:
+            to = os.path.join(target, entry.name)
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), to)
+            elif entry.is_dir():
+                _copy(entry.path, to)
+            elif entry.is_file():
+                with open(entry.path, "rb") as old, open(to, "wb") as new:
+                    while part := old.read(1 << 20):
+                        new.write(part)
+
+
 def _text64(data: bytes) -> str:
     return binascii.b2a_base64(data, newline=False).decode()
 
@@ -369,8 +396,8 @@ def _text64(data: bytes) -> str:
 def main(handle: int) -> None:
     """Serve on this descriptor: first as the nurse, in copies as sessions."""
     worker = Worker(Channel(handle, ""))
-    for name in ("worker", "confine", "syscalls", "cells"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.startswith("stretto")]:
+        del sys.modules[name]
     try:
         worker.confine()
     except OSError as error:
