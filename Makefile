@@ -4,7 +4,7 @@ SOURCES := stretto tests tools hatch_build.py $(wildcard benchmarks)
 
 NATIVE := $(wildcard stretto/engine/backends/native/src/*)
 
-.PHONY: demo test lint bench bench-core bench-engine bench-cuda docs setup lock
+.PHONY: demo test lint bench bench-core bench-engine bench-cuda bench-agents docs setup lock
 
 demo: setup
 	@$(BIN)/stretto demo
@@ -31,6 +31,9 @@ bench-cuda: setup
 	@$(BIN)/python -m benchmarks.cuda
 bench-engine: setup
 	@$(BIN)/python -m benchmarks.engine
+
+bench-agents: setup
+	@$(BIN)/python -m benchmarks.agents
 
 docs: setup
 	@$(BIN)/python tools/help_page.py

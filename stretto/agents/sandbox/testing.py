@@ -129,7 +129,7 @@ async def run_hostile(box: Sandbox, names: Iterable[str] | None = None) -> dict[
 def _got_out(result: ExecResult) -> str:
     if result.value is True:
         return "its last value is True"
-    if result.usage.wall > 2 * POLICY.wall + 20:  # others use this machine too
+    if result.usage.wall > 100:  # generous: the whole host may be paused meanwhile
         return f"it ran for {result.usage.wall:.0f} s"
     if len(result.stdout) + len(result.stderr) > 70_000:
         return "it printed more than it may"
