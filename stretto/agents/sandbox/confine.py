@@ -112,6 +112,10 @@ def private_folder(target: str, size: int, inodes: int, keep: list[str]) -> None
     _mount("none", "/", "", 0x44000)  # MS_REC | MS_PRIVATE: nothing reaches the host's mounts
     if uid == 0:
         _open_ways(keep)
+    # Landlock lets owners change modes and times of their files; a read-only mount does not.
+    read_only = struct.pack("=QQQQ", 1, 0, 0, 0)
+    at_cwd, recursive = ctypes.c_int(-100), ctypes.c_uint(0x8000)
+    _syscall("mount_setattr", at_cwd, b"/", recursive, read_only, ctypes.c_size_t(32))
     options = f"size={size},nr_inodes={inodes},mode=1777"
     _mount("none", target, "tmpfs", 0x6, options)  # MS_NOSUID | MS_NODEV
 
@@ -256,21 +260,29 @@ def _conditions() -> dict[str, list[tuple[int, int, int, int]]]:
     }
 
 
-def _filter() -> bytes:
+# What Landlock does not govern and owners may do to their files, wherever those are.
+_METADATA = ("chmod", "fchmod", "fchmodat", "utime", "utimes", "utimensat", "futimesat")
+
+
+def _filter(metadata: bool) -> bytes:
     column, audit = _MACHINE[os.uname().machine]
     code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, audit), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     for name, body in _conditions().items():
         code += [(_EQUAL, 0, len(body), SPECIAL[name][column]), *body]
-    for numbers in ALLOWED.values():
-        if numbers[column] is not None:
+    for name, numbers in ALLOWED.items():
+        if numbers[column] is not None and (metadata or name not in _METADATA):
             code += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _ALLOW)]
     code.append((_RETURN, 0, 0, _EPERM))
     return b"".join(struct.pack("=HBBI", *line) for line in code)
 
 
-def seccomp() -> int:
-    """Install the allow list; returns the descriptor on which the host is asked about new tasks."""
-    program = ctypes.create_string_buffer(_filter())
+def seccomp(*, metadata: bool) -> int:
+    """Install the allow list; returns the descriptor on which the host is asked about new tasks.
+
+    Args:
+        metadata: whether modes and times of files may be set; only where all else is read-only.
+    """
+    program = ctypes.create_string_buffer(_filter(metadata))
     header = struct.pack("@HP", (len(program) - 1) // 8, ctypes.addressof(program))
     set_filter, new_listener = ctypes.c_uint(1), ctypes.c_uint(1 << 3)
     return _syscall("seccomp", set_filter, new_listener, header)

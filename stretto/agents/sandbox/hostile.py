@@ -50,6 +50,7 @@ p = CANARY + ".moved"; os.rename(CANARY, p); os.rename(p, CANARY); True""",
     "makes a file beside it": """
 import os
 p = CANARY + ".new"; open(p, "w").close(); os.unlink(p); True""",
+    "changes its times": "import os; os.utime(CANARY, (1, 1)) is None",
     "changes its mode": "import os; os.chmod(CANARY, 0o644) is None",
     "connects by TCP": """
 import socket

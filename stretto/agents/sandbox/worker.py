@@ -350,7 +350,7 @@ class Worker:
             abi = confine.landlock(frame["read"], frame["listing"], write)
         gc.collect()
         gc.freeze()  # copies then share these pages
-        listener = confine.seccomp()
+        listener = confine.seccomp(metadata=self.setup["work"] is not None)
         rights = [(SOL_SOCKET, SCM_RIGHTS, listener.to_bytes(4, sys.byteorder))]
         self.channel.socket.sendmsg([b"L"], rights)
         os.close(listener)
