@@ -4,7 +4,8 @@ SOURCES := stretto tests tools hatch_build.py $(wildcard benchmarks)
 
 NATIVE := $(wildcard stretto/engine/backends/native/src/*)
 
-.PHONY: demo test lint bench bench-core bench-engine bench-layerskip bench-cuda docs setup lock
+.PHONY: demo test lint bench bench-core bench-engine bench-layerskip bench-agents bench-cuda docs \
+	setup lock
 
 demo: setup
 	@$(BIN)/stretto demo
@@ -34,6 +35,9 @@ bench-engine: setup
 
 bench-layerskip: setup
 	@$(BIN)/python -m benchmarks.layerskip
+
+bench-agents: setup
+	@$(BIN)/python -m benchmarks.agents
 
 docs: setup
 	@$(BIN)/python tools/help_page.py

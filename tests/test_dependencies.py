@@ -26,6 +26,8 @@ AREAS = {
 }
 # Files that are of no use without an extra, wherever they stand: each of these must bring it.
 OPTIONAL = {
+    "stretto/agents/sandbox/bubblewrap.py": ["agents"],
+    "stretto/agents/sandbox/monty.py": ["agents"],
     "stretto/engine/grammar.py": ["grammar"],
     "stretto/engine/backends/cpu.py": ["cpu"],
     "stretto/engine/backends/graph.py": ["cpu"],

@@ -23,6 +23,8 @@ _COMMANDS = {
     "exits": ("exits:app", "Train exit heads: drafts of what a model will say."),
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
     "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
+    "sandbox": ("sandbox:app", "Run Python code confined."),
+    "doctor": ("sandbox:doctor", "Test what the sandboxes hold on this machine."),
     "runs": ("runs:app", "List, show, compare and export run folders."),
 }
 for _name, (_target, _help) in _COMMANDS.items():

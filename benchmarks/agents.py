@@ -1,0 +1,144 @@
+"""``make bench-agents``: the figures behind the goals of agents.
+
+Sections are functions in ``MEASURES``; ``python -m benchmarks.agents sandbox`` runs one of them.
+"""
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
+
+from benchmarks.goal import Goal, Measure, missing, run
+from stretto.agents.sandbox import Policy, open_sandbox
+from stretto.agents.sandbox.base import Session
+
+WARM_UP = 5
+
+
+def _quantiles(seconds: list[float]) -> tuple[float, float]:
+    """(p50, p95) in milliseconds."""
+    ordered = sorted(seconds)
+    return statistics.median(ordered) * 1e3, ordered[int(0.95 * (len(ordered) - 1))] * 1e3
+
+
+def _goals(what: str, seconds: list[float], p50: float, p95: float) -> list[Goal]:
+    found = _quantiles(seconds)
+    return [
+        Goal(
+            "4.2",
+            f"{what}, {name} of {len(seconds)}",
+            value,
+            "ms",
+            f"<= {target:g}",
+            value <= target,
+        )
+        for name, value, target in (("p50", found[0], p50), ("p95", found[1], p95))
+    ]
+
+
+async def _times(count: int, action: Callable[[], Awaitable[float]]) -> list[float]:
+    return [await action() for _ in range(count + WARM_UP)][WARM_UP:]
+
+
+async def _cell(session: Session) -> float:
+    started = time.perf_counter()
+    result = await session.exec("x = 1 + 1\nx")
+    assert result.value == 2
+    return time.perf_counter() - started
+
+
+async def _fork(session: Session) -> float:
+    started = time.perf_counter()
+    copy = await session.fork()
+    seconds = time.perf_counter() - started
+    await copy.close()
+    return seconds
+
+
+async def _kill(session: Session) -> float:
+    """From the request to the end of a cell that ignores interrupts."""
+    copy = await session.fork()
+    cell = asyncio.create_task(copy.exec(_STUBBORN))
+    await asyncio.sleep(0.05)
+    started = time.perf_counter()
+    await copy.cancel("kill")
+    await cell
+    seconds = time.perf_counter() - started
+    await copy.close()
+    return seconds
+
+
+_STUBBORN = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+
+
+async def _cold(backend: str) -> float:
+    """From nothing to a first result, without a pool."""
+    started = time.perf_counter()
+    opened = open_sandbox(backend, Policy(), warm=0)  # type: ignore[arg-type]
+    async with opened as box, box.session() as session:
+        await session.exec("1")
+        return time.perf_counter() - started
+
+
+def sandbox() -> Iterable[Goal]:
+    """Latency of the sandboxes: warm cell, fork, cold start, kill."""
+    goals = []
+
+    async def warm(backend: str) -> None:
+        async with open_sandbox(backend, Policy(wall=60, cpu=60)) as box:  # type: ignore[arg-type]
+            await box.warm()  # type: ignore[attr-defined]
+            async with box.session() as session:
+                await asyncio.sleep(0.5)  # the pool fills again
+                for what, action, count, p50, p95 in (
+                    ("cell in a warm session", _cell, 300, 1, 5),
+                    ("fork of a session", _fork, 100, 5, 15),
+                    ("kill of a cell", _kill, 30, 100, 200),
+                ):
+                    seconds = await _times(count, lambda action=action: action(session))
+                    goals.extend(_goals(f"{backend}: {what}", seconds, p50, p95))
+
+    cold: dict[str, list[float]] = {"bubblewrap": [], "landlock": []}
+    for backend in cold:
+        asyncio.run(warm(backend))
+    for _ in range(20 + WARM_UP):  # in turns, so that both have the same machine
+        for backend, seconds in cold.items():
+            seconds.append(asyncio.run(_cold(backend)))
+    goals += _goals("bubblewrap: cold start to result", cold["bubblewrap"][WARM_UP:], 50, 120)
+    goals += _goals("landlock: cold start to result", cold["landlock"][WARM_UP:], 35, 80)
+    goals.append(_against_ipython(statistics.median(cold["bubblewrap"][WARM_UP:])))
+    return goals
+
+
+def _against_ipython(seconds: float) -> Goal:
+    """First result of an IPython kernel divided by that of a cold bubblewrap."""
+    what, target = "first result: IPython kernel / bubblewrap", ">= 10"
+    if find_spec("ipykernel") is None or find_spec("jupyter_client") is None:
+        return missing("4.2", what, "ipykernel and jupyter_client are not installed", target)
+    start_new_kernel = import_module("jupyter_client.manager").start_new_kernel
+
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        manager, client = start_new_kernel()
+        client.execute_interactive("1", store_history=False, output_hook=lambda message: None)
+        times.append(time.perf_counter() - started)
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    ratio = statistics.median(times) / seconds
+    return Goal("4.2", what, ratio, "x", target, ratio >= 10)
+
+
+MEASURES: dict[str, Measure] = {"sandbox": sandbox}
+
+
+def main() -> int:
+    """Measure all sections, or those named on the command line."""
+    wanted = sys.argv[1:] or list(MEASURES)
+    return run("agents", {name: MEASURES[name] for name in wanted})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Agents whose hands are code: tools, a sandbox, feedback. No torch here."""
