@@ -445,7 +445,12 @@ def _first_word(code: str) -> str:
 def _parse(source: str, flags: int = 0) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes and the like, which are told when it runs
-        return compile(source, FILE, "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
+        try:
+            return compile(source, FILE, "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
+        except (
+            SystemError
+        ):  # CPython gh-106905: another parse came in between; not this text's fault
+            return compile(source, FILE, "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
 
 
 def _segment(node: ast.stmt, lines: list[str]) -> tuple[str, int]:

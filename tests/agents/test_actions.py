@@ -179,7 +179,7 @@ def test_a_statement_comes_as_soon_as_it_is_complete(text, complete):
         ("if a: b\nelse: c\nelse: d\n", "d\n", 3, "invalid syntax", ""),
         ("```python\nx = 1\n", "on\n", 1, "invalid syntax", "fences"),
         ("print 'a'\n", "a'\n", 1, "print", "write print"),
-        ("x = 1\nd = {\n 'a': 1,\n 'b' 2,\n}\n", "}\n", 4, "invalid syntax", ""),
+        ("x = 1\nd = {\n 'a': 1,\n 'b' 2,\n}\n", "}\n", 4, "dictionary key", ""),
         ("x = \ud800\n", "\n", 1, "surrogates", ""),
         ("x = 1\0\n", "\n", 1, "null byte", "zero byte"),
         ("@d\nx = 1\n", "1\n", 2, "invalid syntax", ""),
