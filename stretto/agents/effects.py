@@ -116,7 +116,9 @@ class Effects:
             if effect not in _TOOL_EFFECTS:
                 known = ", ".join(_TOOL_EFFECTS)
                 raise InputError(f"tool {name}: no effect {effect!r}; choose from {known}")
-        self._tools = {name: _TOOL_EFFECTS[effect] for name, effect in tools.items()}
+        self._tools: dict[str, Effect] = {
+            name: _TOOL_EFFECTS[effect] for name, effect in tools.items()
+        }
         self._bound = {name: _Bound(callable=True) for name in pure_names}
         self._methods: dict[str, Effect] = {}  # of classes of the session, by name
 
@@ -236,7 +238,8 @@ class Effects:
                 # Not seen by what follows in the same statement, so only the harmless ones.
                 modules = [part.module] if isinstance(part, ast.ImportFrom) else []
                 modules += [a.name for a in part.names] if isinstance(part, ast.Import) else []
-                found += ["pure" if name in PURE_MODULES else "unknown" for name in modules]
+                harmless = all(name in PURE_MODULES for name in modules)
+                found.append("pure" if harmless else "unknown")
             elif isinstance(part, ast.Call):
                 found.append(self._call(part, local, later))
             elif isinstance(part, ast.Nonlocal | ast.ClassDef) and not later:
@@ -278,7 +281,7 @@ class Effects:
             seen.add(name)
             # A function's own names are not in the session, nor need they be.
             effects += [
-                self._name(inner, frozenset({inner}), seen)
+                self._name(inner, frozenset({inner}) - _IMPURE_BUILTINS, seen)
                 for inner in bound.names
                 if inner in self._bound or inner in self._tools or inner in _IMPURE_BUILTINS
             ]
@@ -348,7 +351,8 @@ def effect_of(source: str, tools: Mapping[str, str], pure_names: Iterable[str] =
 
 def worst(effects: Iterable[Effect]) -> Effect:
     """The most that any of them may do."""
-    return max(effects, key=ORDER.index, default="pure")
+    found: set[Effect] = {"pure", *effects}
+    return max(found, key=ORDER.index)
 
 
 def _member(dotted: str) -> Effect:

@@ -1,7 +1,7 @@
 """What attempts taught, as data: conversations to imitate, preferences, rewards.
 
-Conversations are written as lines ``{"id", "messages"}``, which ``stretto data convert chat`` turns
-into tables, or straight into a folder of shards, which ``stretto train RECIPE --data FOLDER`` takes.
+Conversations are written as lines ``{"id", "messages"}``, which ``stretto data convert chat`` makes
+tables of, or straight as a folder of shards, which ``stretto train RECIPE --data FOLDER`` takes.
 Preferences and rewards are JSON lines in the conversational form that preference and reinforcement
 trainers read (``prompt``, ``chosen``, ``rejected``; ``prompt``, ``completion``, ``reward``).
 ``stretto train`` itself imitates only; it learns from rewards by what :func:`supervised` lets pass.

@@ -95,6 +95,8 @@ def test_write(source):
         "import math\nmath = search('a')\nmath.move()",
         "def f(): pass\nf = search('a')\nf()",
         "h = [1]\nh()",
+        "def f():\n    exec('send(1)')\nf()",
+        "def f():\n    return [getattr]\nprint(f())",
     ],
 )
 def test_unknown(source):
