@@ -21,6 +21,8 @@ _COMMANDS = {
     "data": ("data:app", "Build stream tables from data sets, and look at them."),
     "train": ("train:train", "Train a multi-stream model from a recipe."),
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
+    "sandbox": ("sandbox:app", "Run Python code confined."),
+    "doctor": ("sandbox:doctor", "Test what the sandboxes hold on this machine."),
     "runs": ("runs:app", "List, show, compare and export run folders."),
 }
 for _name, (_target, _help) in _COMMANDS.items():
