@@ -274,17 +274,16 @@ class Effects:
                 return "pure"  # judged by its arguments where it is called
             known = name not in _IMPURE_BUILTINS and hasattr(builtins, name)
             return "pure" if known else "unknown"
-        effects = [bound.effect]
+        effects: list[Effect] = [bound.effect]
         if name in self._tools:
             effects.append(self._tools[name])
         if bound.names and name not in seen:
             seen.add(name)
-            # A function's own names are not in the session, nor need they be.
-            effects += [
-                self._name(inner, frozenset({inner}) - _IMPURE_BUILTINS, seen)
-                for inner in bound.names
-                if inner in self._bound or inner in self._tools or inner in _IMPURE_BUILTINS
-            ]
+            for inner in bound.names:
+                # A function's own names are not in the session, nor need they be.
+                if inner in self._bound or inner in self._tools or inner in _IMPURE_BUILTINS:
+                    own = frozenset({inner}) - _IMPURE_BUILTINS
+                    effects.append(self._name(inner, own, seen))
         return worst(effects)
 
     def _call(self, call: ast.Call, local: frozenset[str], later: bool) -> Effect:

@@ -137,6 +137,7 @@ class CodeStream:
         self._copy: Any = None  # where the next statement runs
         self._before: Any = None  # a copy from before the statement that runs now
         self._copies: set[Any] = set()
+        self._making: set[asyncio.Future[Any]] = set()
         self._forking = asyncio.Lock()
         self._may_write = self._refused = self._closed = self._over = False
         self._committed, self._changed = asyncio.Event(), asyncio.Event()
@@ -375,7 +376,11 @@ class CodeStream:
         item.ahead.clear()
 
     async def _fork(self, session: CellSession, on_call: OnCall) -> Any:
-        copy = await session.fork(on_call=on_call)
+        """A copy; one that is still being made when the block is abandoned is ended by it."""
+        task = asyncio.ensure_future(session.fork(on_call=on_call))
+        self._making.add(task)
+        copy = await asyncio.shield(task)
+        self._making.discard(task)
         self._copies.add(copy)
         return copy
 
@@ -391,6 +396,9 @@ class CodeStream:
         await asyncio.gather(*scouts, return_exceptions=True)
         for item in self._items:
             self._drop_ahead(item)
+        made = await asyncio.gather(*self._making, return_exceptions=True)
+        self._making.clear()
+        self._copies |= {copy for copy in made if not isinstance(copy, BaseException)}
         for copy in self._copies - {keep}:
             await copy.close()
         self._copies &= {keep}
