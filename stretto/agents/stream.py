@@ -3,7 +3,8 @@
 A statement runs as soon as it is complete, in a forked copy of the session. Pure and reading ones
 run at once; the first that may write, and all behind it, wait for ``commit()``. Reading statements
 that need nothing of those before them are also run ahead in copies of their own, so that their
-calls overlap; only the calls are kept, and handed over when the statement's turn comes.
+calls overlap; only the calls are kept, and handed over when the statement's turn comes. So a block
+that breaks off may have asked what it would never have come to: reads cost, but change nothing.
 
 No side effect of an abandoned block: what may run early is decided by
 :mod:`stretto.agents.effects`, but every call passes through here too, and one that writes is
@@ -169,6 +170,7 @@ class CodeStream:
 
         Raises:
             InputError: the block was committed or abandoned before.
+            NotCommittedError: the block was abandoned meanwhile; what it wrote until then stays.
             SandboxError: the session came to an end.
         """
         if self._over or self._closed:
@@ -181,8 +183,16 @@ class CodeStream:
         self._changed.set()
         try:
             await self._runner
+        except BaseException as error:  # also a cancelled caller: nothing may go on behind its back
+            abandoned = self._closed and isinstance(error, asyncio.CancelledError)
+            self._closed = True
+            await self._clear()
+            if abandoned:
+                raise NotCommittedError("this block was abandoned while it was committed") from None
+            raise
         finally:
-            await self._clear(keep=self._copy)
+            self._logged.set()
+        await self._clear(keep=self._copy)
         rest = tuple(item.statement for item in self._items[len(self._results) :])
         session = self._session if self._copy is None else self._copy
         ok = self._failure is None

@@ -7,7 +7,7 @@ pytest.importorskip("benchmarks.unsafe_fake")  # not in an installed package
 from benchmarks.unsafe_fake import UnsafeFakeSession
 from benchmarks.virtual_time import run
 from stretto.agents.effects import Effects
-from stretto.agents.stream import CodeStream
+from stretto.agents.stream import CodeStream, NotCommittedError
 from stretto.errors import InputError
 
 TOOLS = {"search": "read", "send": "write", "calc": "pure", "fire": "irreversible"}
@@ -254,6 +254,54 @@ def test_events_come_in_order_and_end():
         ]  # fmt: skip
         assert [e.kind for e in told if e.index == 1] == ["statement", "held", "start", "result"]
         assert [e.time for e in told] == sorted(e.time for e in told)
+
+    run(main())
+
+
+@pytest.mark.parametrize("text", ["x = = 1\n", "x = 1 / 0\n", "x = 1\n", ""])
+def test_events_end_however_the_block_does(text):
+    async def main():
+        block, _ = stream(World(0.1))
+
+        async def listen():
+            return [event.kind async for event in block.events()]
+
+        listener = asyncio.ensure_future(listen())
+        block.push(text)
+        await asyncio.sleep(1)
+        await block.commit()
+        await asyncio.wait_for(listener, 1)
+
+    run(main())
+
+
+def test_abandoned_while_it_is_committed():
+    async def main():
+        world = World(1.0)
+        block, session = stream(world)
+        block.push("send(1)\nsend(2)\nsend(3)\n")
+        task = asyncio.ensure_future(block.commit())
+        await asyncio.sleep(1.5)
+        await block.abandon()
+        with pytest.raises(NotCommittedError):
+            await task
+        await asyncio.sleep(10)
+        assert world.writes == [("send", 1), ("send", 2)]
+        assert session.living[0] == 1
+
+    run(main())
+
+
+def test_a_cancelled_commit_goes_no_further():
+    async def main():
+        world = World(1.0)
+        block, session = stream(world)
+        block.push("send(1)\nsend(2)\n")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(block.commit(), 0.5)
+        await asyncio.sleep(10)
+        assert world.writes == [("send", 1)]
+        assert session.living[0] == 1
 
     run(main())
 
