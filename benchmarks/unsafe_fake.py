@@ -34,7 +34,9 @@ class FakeResult:
 
 
 class UnsafeFakeSession:
-    """See the module. ``living`` counts the sessions that are open."""
+    """See the module. ``living`` counts the sessions that are open; a fork takes ``fork_s``."""
+
+    fork_s = 0.0
 
     def __init__(self, tools, on_call=None, names=None, living=None):
         self.tools, self.on_call = frozenset(tools), on_call
@@ -89,7 +91,7 @@ class UnsafeFakeSession:
     async def fork(self, *, on_call=None) -> "UnsafeFakeSession":
         assert self.alive, "this session was closed"
         assert not self.busy, "a busy session cannot be forked"
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.fork_s)
         names: dict[str, Any] = {}
         memo: dict[int, Any] = {}
         for name, value in self.names.items():

@@ -114,6 +114,19 @@ def test_the_same_question_twice_is_asked_twice():
     run(main())
 
 
+def test_nothing_asks_with_values_that_are_still_to_change():
+    async def main():
+        world = World(1.0)
+        block, _ = stream(world)
+        block.push("a = 'old'\n")
+        await asyncio.sleep(0.5)
+        block.push("a = search('1')\nb = search(a)\n")
+        await block.commit()
+        assert world.reads == [("search", "1"), ("search", "search 1")]
+
+    run(main())
+
+
 def test_nothing_reads_ahead_past_a_write():
     async def main():
         world = World(1.0)
@@ -287,6 +300,20 @@ def test_abandoned_while_it_is_committed():
             await task
         await asyncio.sleep(10)
         assert world.writes == [("send", 1), ("send", 2)]
+        assert session.living[0] == 1
+
+    run(main())
+
+
+def test_a_copy_in_the_making_is_ended_too():
+    async def main():
+        world = World(0.1)
+        block, session = stream(world)
+        session.fork_s = 1.0
+        block.push("x = 1\n")
+        await asyncio.sleep(0.5)
+        await block.abandon()
+        await asyncio.sleep(10)
         assert session.living[0] == 1
 
     run(main())
