@@ -183,8 +183,10 @@ class Session(ABC):
         """Run a cell. What the code does wrong is in the result; SessionEndedError if dead."""
 
     @abstractmethod
-    async def fork(self) -> Session:
+    async def fork(self, *, on_call: OnCall | None = None) -> Session:
         """A copy with the same variables, files and tools; neither sees what the other does next.
+
+        Its calls go to ``on_call`` if given, or where this session's go.
 
         Threads cannot be copied: SandboxError while any run.
         """

@@ -346,8 +346,8 @@ class ProcessSession(Session):
                 if len(data) > parse_bytes(self._nurse.policy.disk):
                     raise SandboxError(f"{path}: larger than the policy's disk")
 
-    async def fork(self) -> ProcessSession:
-        copy = ProcessSession(self._nurse, self._tools, self._on_call, owns=False)
+    async def fork(self, *, on_call: OnCall | None = None) -> ProcessSession:
+        copy = ProcessSession(self._nurse, self._tools, on_call or self._on_call, owns=False)
         async with self._lock:
             self._must_live()
             copying = asyncio.create_task(copy.begin(self._channel))
