@@ -1,7 +1,7 @@
 """Values that are not JSON stay on the host; code in a sandbox holds an :class:`ObjectRef`.
 
-An image, a table or a robot's handle crosses the border as ``{"$object": id, ...}``. The bytes never
-do; of its methods only those can be called that were allowed when it was put in the store.
+An image, a table or a robot's handle crosses the border as ``{"$object": id, ...}``. Its bytes
+never do; only those of its methods can be called that were allowed when it was stored.
 """
 
 import math

@@ -178,7 +178,7 @@ class Tool:
             values = model.model_dump(mode="json", by_alias=True, exclude_unset=True)
         return Bound(values, remarks)
 
-    def call(self, **arguments: Any) -> Any:
+    def call(self, /, **arguments: Any) -> Any:
         """Check and call, here and now, without a broker.
 
         Raises:
@@ -189,7 +189,7 @@ class Tool:
             return asyncio.run(_wait(result))
         return result
 
-    async def acall(self, **arguments: Any) -> Any:
+    async def acall(self, /, **arguments: Any) -> Any:
         """The same for async code; a sync callable runs in a thread."""
         return await self.run(self.bind(arguments).values)
 
