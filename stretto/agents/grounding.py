@@ -19,8 +19,16 @@ MOST = 1000  # of a number that nobody mentioned
 _NOT = re.compile(r"\b(not|no|without|exclud\w*|don't|never|ignor\w*)\b", re.IGNORECASE)
 _PART = "(YYYY|MM|DD|year|month|day)"
 _FORMAT = re.compile(rf"{_PART}([-/. ]){_PART}[-/. ]{_PART}", re.IGNORECASE)
-_PLACE = re.compile(r"\b(location|city|country|region|state|place|area)\b", re.IGNORECASE)
-_CODES = re.compile(r"\b(id|number|code|zip|year|date|time|version|phone|season|size|score)\b", re.IGNORECASE)
+_PLACE = re.compile(
+    r"\b(location|city|country|region|state|place|area|county|address|origin|destination)\b",
+    re.IGNORECASE,
+)
+_ORDER = re.compile(
+    r"(?:^|_)(?:first|second|initial|final|start|end|from|to|min|max|[12ab])(?=_|$)|[12]$"
+)
+_CODES = re.compile(
+    r"\b(id|number|code|zip|year|date|time|version|phone|season|size|score)\b", re.IGNORECASE
+)
 
 
 class Filling:
@@ -53,7 +61,11 @@ class Filling:
         while self._waiting:
             self._name = self._waiting.pop(0)
             part = resolve(self._schema["properties"][self._name], self._schema)
+            names = list(self._schema["properties"])
             grounds = _Grounds(self._text, self._used, self._label(self._name))
+            grounds.num_places = sum(bool(_PLACE.search(n.replace("_", " "))) for n in names)
+            bare = _ORDER.sub("", self._name)
+            grounds.is_of_pair = any(n != self._name and _ORDER.sub("", n) == bare for n in names)
             schema = grounds.narrow(self._name, part, is_needed=self._name in self._needed)
             if schema is None:
                 continue
@@ -77,7 +89,9 @@ class Filling:
 def _leaves(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         value = list(value.values())
-    return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, list) else [value]
+    return (
+        [leaf for item in value for leaf in _leaves(item)] if isinstance(value, list) else [value]
+    )
 
 
 class _Grounds:
@@ -85,6 +99,8 @@ class _Grounds:
 
     def __init__(self, text: str, used: list[Any], label: str = "") -> None:
         self.text, self.used, self.label = text, used, label
+        self.num_places = 0  # parameters that take a place
+        self.is_of_pair = False  # as in start and end
         self.low = text.lower()
         self.topics = mentions.topics(text)
         self.numbers = mentions.numbers(mentions.DATE.sub(" ", text)) or mentions.numbers(text)
@@ -122,18 +138,23 @@ class _Grounds:
             return None
         counts: dict[Any, int] = {}
         mentioned = self.numbers
+        in_digits = mentions.numbers(mentions.DATE.sub(" ", self.text), in_words=False)
         if kind == "number" and not is_needed:
-            mentioned = mentions.numbers(self.text, in_words=False)
+            mentioned = in_digits
         for ways in mentioned:
             value = self._reading(ways, about, kind)
             if kind == "number" or isinstance(value, int):
                 counts[value] = counts.get(value, 0) + 1
         free = [value for value, times in counts.items() if self.used.count(value) < times]
-        named = [self._reading(ways, about, kind) for ways in mentions.labelled(self.text, self.label)]
+        named = [
+            self._reading(ways, about, kind) for ways in mentions.labelled(self.text, self.label)
+        ]
         if named := [value for value in named if value in free]:
             return {"enum": named[:1]}
+        digits = {way for ways in in_digits for way in ways}
+        free = [value for value in free if value in digits] or free  # before "one" and "two"
         if free:
-            return {"enum": free}
+            return {"enum": free[:1] if self.is_of_pair else free}
         return {"type": kind, "minimum": 0, "maximum": MOST} if is_needed else None
 
     def _boolean(self, about: str, is_needed: bool) -> Schema | None:
@@ -144,13 +165,21 @@ class _Grounds:
         return {"type": "boolean"} if is_needed or is_spoken_of else None
 
     def _choice(self, values: list[Any], is_needed: bool) -> Schema | None:
-        said = [value for value in values if self._says(value)]
+        said = self._said(values)
         return {"enum": said or values} if said or is_needed else None
 
-    def _says(self, value: Any) -> bool:
-        text = str(value).lower().replace("_", " ")
-        is_there = text and re.search(r"\b" + re.escape(text), self.low)
-        return bool(is_there) or bool(mentions.topics(text) & self.topics)
+    def _said(self, values: list[Any]) -> list[Any]:
+        """Those that the text has; if there are none, those of which it has a part."""
+        whole, partly = [], []
+        for value in values:
+            text = str(value).lower().replace("_", " ")
+            topics = mentions.topics(text)
+            is_there = text and re.search(r"\b" + re.escape(text), self.low)
+            if is_there or (topics and topics <= self.topics):
+                whole.append(value)
+            elif topics & self.topics:
+                partly.append(value)
+        return whole or partly
 
     def _object(self, schema: Schema, is_needed: bool) -> Schema | None:
         if not schema.get("properties"):
@@ -166,13 +195,15 @@ class _Grounds:
                 "additionalProperties": False}  # fmt: skip
 
     def _array(self, name: str, about: str, schema: Schema, is_needed: bool) -> Schema | None:
-        items = schema.get("items") or {"type": "string"}
+        items: Schema = schema.get("items") or {"type": "string"}
         kind = items.get("type")
         if kind in ("integer", "number"):
             lists = [[self._reading(ways, about, kind) for ways in each]
                      for each in mentions.number_lists(self.text)]  # fmt: skip
             if kind == "number":
                 lists = [[float(value) for value in each] for each in lists]
+            if not is_needed:
+                lists = [each for each in lists if each not in self.used]
             if lists := self._fresh(lists):
                 return {"enum": lists}
             free = {"type": "array", "items": {"type": kind}, "maxItems": 6}
@@ -190,16 +221,16 @@ class _Grounds:
             return None
         return {"type": "array", "items": part, "minItems": 1, "maxItems": 3}
 
-    def _choices(self, values: list[str], is_needed: bool) -> Schema | None:
+    def _choices(self, values: list[Any], is_needed: bool) -> Schema | None:
         def place(value: str) -> int:
             if value.lower() in self.low:
                 return self.low.find(value.lower())
             words = [mentions.stem(word) for word in re.findall("[a-z]+", value.lower())]
             return min((self.low.find(w) for w in words if w in self.low), default=len(self.low))
 
-        said = sorted((value for value in values if self._says(value)), key=place)
+        said = sorted(self._said(values), key=place)
         if said:
-            return {"enum": self._distinct([said, *([value] for value in said)])}
+            return {"enum": [said]}
         if not is_needed:
             return None
         return {"type": "array", "items": {"enum": values}, "minItems": 1, "maxItems": 2}
@@ -214,19 +245,30 @@ class _Grounds:
         given = re.search(r"e\.g\.,? ([A-Z][\w ]+), ([A-Z]{2})\b", description)
         if given and given.group(1).lower() in self.low:
             said.append(f"{given.group(1)}, {given.group(2)}")
+        is_place = bool(_PLACE.search(name.replace("_", " ")))
+        places = self._places()
+        if is_place and not said and len(places) >= self.num_places:
+            said = [place for place in places if place not in self.used]
         if not is_needed and not said:
-            said = [p for p in mentions.places(self.text) if p not in self.used] * bool(
-                _PLACE.search(name.replace("_", " ")))  # fmt: skip
             label = re.escape(name.replace("_", " "))
             said += [word for word in re.findall(rf"(\w+) {label}\b", self.low)
                      if len(mentions.names(f"x {word}")) > 0]  # fmt: skip
         if said or not is_needed:
-            return {"enum": said} if said else None
-        spans = mentions.names(self.text)
+            return {"enum": self._distinct(said)} if said else None
+        spans = mentions.names(mentions.DATE.sub(" ", self.text))
+        if self.num_places and not is_place:
+            spans = [s for s in spans if s not in places] or spans
         if not _CODES.search(about):
             spans = [span for span in spans if re.search("[^\\W\\d]", span)] or spans
         spans = self._fresh(self._distinct(spans + examples))
         return {"enum": spans} if spans else {"type": "string", "maxLength": 40}
+
+    def _places(self) -> list[str]:
+        """Places, in parts where more than one parameter takes one."""
+        found = mentions.places(self.text)
+        parts = [part for place in found for part in place.split(", ")]
+        return parts if self.num_places > 1 else self._distinct(found + [
+            place.split(", ")[0] for place in found])  # fmt: skip
 
     def _names(self, example: str) -> bool:
         if re.search(r"\b" + re.escape(example.lower()) + r"\b", self.low):

@@ -6,46 +6,57 @@ Nothing here knows a tool or a model; :mod:`stretto.agents.grounding` narrows sc
 import re
 from collections.abc import Sequence
 from datetime import date
-from typing import TypeVar
+from itertools import pairwise
 
-T = TypeVar("T")
 Number = int | float
 
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-_UNITS += " fifteen sixteen seventeen eighteen nineteen twenty"
-_NUMBERS: dict[str, Number] = {word: value for value, word in enumerate(_UNITS.split())}
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_UNITS = _words(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen twenty"
+)
+_NUMBERS: dict[str, Number] = {word: value for value, word in enumerate(_UNITS)}
 _NUMBERS |= {"thirty": 30, "forty": 40, "fifty": 50, "hundred": 100, "thousand": 1000,
              "half": 0.5, "twice": 2, "dozen": 12}  # fmt: skip
 _TIMES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9,
           "trillion": 10**12}  # fmt: skip
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTHS = _words("jan feb mar apr may jun jul aug sep oct nov dec")
 # Words that no name begins or ends with; those in _BETWEEN do not stand within one either.
 _FUNCTION = frozenset(
-    "a an the of in on at for from to by with and or is are was were be do does did what when "
-    "where which who whom whose why how find get give show tell calculate compute determine search "
-    "look retrieve fetch provide please can could would you i me my we us our it its this that "
-    "these those need want if as than into between about using use have has will their his her "
-    "there".split()
+    _words(
+        "a an the of in on at for from to by with and or is are was were be do does did what when "
+        "where which who whom whose why how find get give show tell calculate compute determine "
+        "search look retrieve fetch provide please can could would you i me my we us our it its "
+        "this that these those need want if as than into between about using use have has will "
+        "their his her there"
+    )
 )
 _BETWEEN = frozenset(
-    "for from with in to by at on using is are was were that which who and or between than into "
-    "about if as where when".split()
+    _words(
+        "for from with in to by at on using is are was were that which who and or between than "
+        "into about if as where when"
+    )
 )
 
 WORDS = re.compile(r"[A-Za-z]{3,}")
 DATE = re.compile(
-    r"\b(?P<m1>[A-Z][a-z]{2,8})(?:\.|\s|\.\s)\s*(?P<d1>\d{1,2})(?:st|nd|rd|th)?,?\s+(?P<y1>\d{4})\b"
-    r"|\b(?P<d2>\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m2>[A-Z][a-z]{2,8}),?\s+(?P<y2>\d{4})\b"
+    r"\b(?P<m1>[A-Z][a-z]{2,8})(?:\.|\s|\.\s)\s*(?P<d1>\d{1,2})(?:st|nd|rd|th)?,?\s*(?P<y1>\d{4})\b"
+    r"|\b(?P<d2>\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m2>[A-Z][a-z]{2,8}),?\s*(?P<y2>\d{4})\b"
+    r"|\b(?P<y5>\d{4})\s+(?P<m5>[A-Z][a-z]{2,8})\.?\s+(?P<d5>\d{1,2})(?:st|nd|rd|th)?\b"
     r"|\b(?P<y3>\d{4})[-/](?P<m3>\d{1,2})[-/](?P<d3>\d{1,2})\b"
     r"|\b(?P<m4>\d{1,2})[-/](?P<d4>\d{1,2})[-/](?P<y4>\d{4})\b"
 )
 _NUMBER = re.compile(
-    r"(?<![\w.^])(?P<sign>[-\u2212])?\$?(?P<digits>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?|\.\d+)\s*"
+    r"(?<![\w.^])(?P<sign>[-\u2212])?\$?(?P<digits>(?>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?|\.\d+))(?![xX](?:\b|[\d^]))\s*"
     r"(?P<unit>%|percent\b|hundred\b|thousand\b|million\b|billion\b|trillion\b)?"
     r"|(?<=[(\[=])(?P<bare>-?\d+(?:\.\d+)?)|(?P<word>[A-Za-z]+)",
     re.IGNORECASE,
 )
-_QUOTED = re.compile(r"\"(.+?)\"|\u201c(.+?)\u201d|(?<!\w)'(.+?)'(?!\w)")
+_QUOTED = re.compile(r"\"(.+?)\"|\u201c(.+?)\u201d|`(.+?)`|(?<!\w)'(.+?)'(?!\w)")
 _LIST_OF_QUOTED = re.compile(r"(?:(['\"])[^'\"]+\1(?:,? and |, ?| & |,? or )?){2,}")
 _LIST_OF_NUMBERS = re.compile(
     r"(?:-?\$?\d[\d.]*%?\w*(?:,? and |, ?| & |,? or |\s+)?){2,}"
@@ -132,7 +143,8 @@ def names(text: str, most: int = 8) -> list[str]:
     is_name = [bool(re.match(r"[(\[]*[A-Z]", w)) and b not in _FUNCTION
                for w, b in zip(words, bare, strict=True)]  # fmt: skip
     goes_on = [a and b and not words[n].endswith((",", ".", ":", "'s"))
-               for n, (a, b) in enumerate(zip(is_name, is_name[1:], strict=False))]  # fmt: skip
+               and not re.search(r"\d", words[n + 1])
+               for n, (a, b) in enumerate(pairwise(is_name))]  # fmt: skip
     goes_on.append(False)
     for first in range(len(words)):
         if first == 0 and not goes_on[0]:
@@ -157,8 +169,8 @@ def _is_broken(part: Sequence[str]) -> bool:
     """Whether a clause, a possessive or a date ends within."""
     if len(part) > 1 and any(DATE.search(word) for word in part):
         return True
-    for word, after in zip(part, part[1:], strict=False):
-        if word.endswith(",") and not after[0].isupper():
+    for word, after in pairwise(part):
+        if after.startswith("(") or (word.endswith(",") and not after[0].isupper()):
             return True
     return any(
         word.endswith(("'s", "\u2019s")) or (_ENDS.search(word) and not _ABBREVIATION.match(word))
@@ -216,7 +228,7 @@ def labelled(text: str, label: str) -> list[tuple[Number, ...]]:
     for word in reversed(words):
         for match in re.finditer(rf"\b{re.escape(word)}\w*", text, re.IGNORECASE):
             left = re.search(r"\S+\s*$", text[: match.start()])
-            right = re.match(r"\W*(?:(?:of|is|as|to|at|for|equal|value|about|was|approximately)\W+)*"
+            right = re.match(r"\W*(?:(?:of|is|as|to|at|for|equal|value|about|was|roughly)\W+)*"
                              r"([-$]?\d\S*(?: (?:percent|thousand|million|billion))?)",
                              text[match.end() :])  # fmt: skip
             before += numbers(left.group(0)) if left else []
@@ -225,14 +237,21 @@ def labelled(text: str, label: str) -> list[tuple[Number, ...]]:
 
 
 def places(text: str) -> list[str]:
-    """Capitalised names that follow ``in``, ``at``, ``near`` or ``from``."""
-    found = re.findall(r"\b(?:in|at|near|from)\s+((?:[A-Z][\w.]*,?\s?)+)", text)
-    return [each.strip(" ,.?!") for each in found]
+    """Capitalised names where a place stands: ``in``, ``near``, ``to``, ``from ... to``."""
+    name = r"((?:(?:[A-Z]\.[A-Z]\b\.?|[A-Z]\w*),? ?)+)"
+    text = DATE.sub(" ", text)
+    found = re.findall(rf"\b(?:in|near|to)\s+(?:the\s+)?{name}", text)
+    found = re.findall(rf"\bfrom\s+(?:the\s+)?{name}(?=\s?to\b)", text) + found
+    names = (each.strip(" ,.?!") for each in found)
+    return [each for each in dict.fromkeys(names) if each[:3].lower() not in _MONTHS]
 
 
 def number_lists(text: str) -> list[list[tuple[Number, ...]]]:
     """Lists of numbers: in brackets, else those that follow each other, else any neighbours."""
-    bracketed = [numbers(part) for part in re.findall(r"[\[(]([-\d.,\s]+)[\])]", text)]
+    bracketed = [
+        [(whole(float(each)),) for each in re.findall(r"-?\d+(?:\.\d+)?", part)]
+        for part in re.findall(r"[\[(]([-\d.,\s]+)[\])]", text)
+    ]
     if found := [each for each in bracketed if each]:
         return found
     runs = [numbers(match.group(0)) for match in _LIST_OF_NUMBERS.finditer(text)]
@@ -244,15 +263,17 @@ def number_lists(text: str) -> list[list[tuple[Number, ...]]]:
 
 def stem(word: str) -> str:
     """A word without the commonest endings."""
-    return re.sub(r"(ing|ed|es|s|e)$", "", word.lower())
+    return re.sub(r"(ing|ed|(?<!ss)es|(?<!s)s|e|(?<=ss)es)$", "", word.lower())
 
 
 _EMPTY = frozenset(
-    stem(word)
-    for word in (
-        "whether default false true include optional return should value type name from with that "
-        "this these specific number find the will"
-    ).split()
+    map(
+        stem,
+        _words(
+            "whether default false true include optional return should value type name from with "
+            "that this these specific number find the will"
+        ),
+    )
 )
 
 

@@ -76,7 +76,7 @@ class TextIndex:
         """The texts that fit best, best first; equal ones by key. Texts that share no word with
         the query are not among them.
         """
-        scores: Counter[str] = Counter()
+        scores: dict[str, float] = {}
         mean = self._total / max(1, len(self._counts)) or 1.0
         for word in set(words(query)):
             keys = self._keys.get(word, ())
@@ -85,6 +85,7 @@ class TextIndex:
                 counts = self._counts[key]
                 times, length = counts[word], counts.total() / mean
                 held_back = self._k1 * (1 - self._b + self._b * length)
-                scores[key] += rarity * times * (self._k1 + 1) / (times + held_back)
+                score = rarity * times * (self._k1 + 1) / (times + held_back)
+                scores[key] = scores.get(key, 0.0) + score
         best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:top]
         return [Found(key, score) for key, score in best]

@@ -255,7 +255,8 @@ class Tool:
             return f"tool {self.name}: argument {head} is missing; give {self._wanted([head])}"
         if "assertion" in first["type"] or first["type"] == "value_error":
             return self._bad(_path(place), first["input"], first["msg"])
-        value, steps = arguments.get(head), [head]
+        value = arguments.get(head)
+        steps: list[str | int] = [head]
         for step in place[1:]:  # down to the value that is wrong, as far as names lead there
             try:
                 value = value[step]  # type: ignore[index]

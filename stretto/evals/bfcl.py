@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CATEGORY = "simple_python"
 MAX_TOKENS = 160  # of a call, or of one argument
+_NO_WHITE_SPACE = {
+    "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ",
+}  # fmt: skip
 _TYPES = {"string": str, "integer": int, "float": float, "boolean": bool, "array": list,
           "tuple": list, "dict": dict, "any": str}  # fmt: skip
 _JSON = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
@@ -146,7 +149,9 @@ def _value(value: Any, part: Mapping[str, Any], accepted: list[Any]) -> str:
     return "" if is_right else f"{value!r} is none of {accepted!r}"
 
 
-def _fits(value: Any, accepted: Sequence[Any], expected: type, inner: type | None) -> tuple[bool, bool]:
+def _fits(
+    value: Any, accepted: Sequence[Any], expected: type, inner: type | None
+) -> tuple[bool, bool]:
     """Whether the type is right, and whether it is so only by the answers' type."""
     answered = next((type(each) for each in accepted if each != ""), None)
     if type(value) is expected:
@@ -289,7 +294,8 @@ def _value_grammar(schema: Mapping[str, Any]) -> Any:
     from stretto.engine import Grammar
 
     # The space is the model's to write: tokens of words and numbers begin with it.
-    source = f'start: " " value\nvalue: %json {json.dumps(grammar_schema(schema))}\n'
+    made = grammar_schema(schema) | {"x-guidance": _NO_WHITE_SPACE}
+    source = f'start: " " value\nvalue: %json {json.dumps(made)}\n'
     return Grammar.lark(source, pauses=False)
 
 

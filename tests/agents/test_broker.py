@@ -198,8 +198,12 @@ def test_keys_belong_to_one_call_of_one_session() -> None:
 
     async def run() -> list[CallRecord]:
         first = Call("note", {"text": "a"}, "s", key="k")
-        others = [Call("note", {"text": "b"}, "s", key="k"), Call("note", {"text": "a"}, "t", key="k"),
-                  Call("note", {"text": "a"}, "s"), Call("double", {"n": 1}, "s", key="k")]  # fmt: skip
+        others = [
+            Call("note", {"text": "b"}, "s", key="k"),
+            Call("note", {"text": "a"}, "t", key="k"),
+            Call("note", {"text": "a"}, "s"),
+            Call("double", {"n": 1}, "s", key="k"),
+        ]
         return [await broker.call(call) for call in (first, *others)]
 
     records = asyncio.run(run())

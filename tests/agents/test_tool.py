@@ -69,13 +69,15 @@ WRONG = [
     (search, {"query": 3}, "tool search: argument query is 3; give text"),
     (search, {"query": "a", "k": "many"},
      "tool search: argument k is 'many'; give an integer from 1 to 20"),
-    (search, {"query": "a", "k": 99}, "tool search: argument k is 99; give an integer from 1 to 20"),
+    (search, {"query": "a", "k": 99},
+     "tool search: argument k is 99; give an integer from 1 to 20"),
     (search, {"query": "a", "k": True},
      "tool search: argument k is True; give an integer from 1 to 20"),
     (search, {}, "tool search: argument query is missing; give text"),
     (search, {"query": "a", "only": ["x", 3]}, "tool search: argument only[1] is 3; give text"),
     (search, {"query": "a", "qery": 1},
-     "tool search: there is no argument qery (it is 1); did you mean query? it takes query, k, only"),
+     "tool search: there is no argument qery (it is 1); did you mean query? "
+     "it takes query, k, only"),
     (crop, {"image": 3, "box": [1, 2]},
      "tool crop: argument image is 3; give a reference to an Image"),
     (crop, {"image": Image(), "box": [1, 2], "hit": {"title": "a", "score": "no"}},
@@ -134,7 +136,7 @@ def test_what_cannot_be_a_tool_is_refused() -> None:
         tool(lambda *args: None, name="f")
     with pytest.raises(ConfigError, match="effect is 'reed'; give pure, read"):
         tool(effect="reed")(lambda: None)
-    with pytest.raises(ConfigError, match="timeout is 0.0"):
+    with pytest.raises(ConfigError, match=r"timeout is 0\.0"):
         tool(timeout=0)(lambda: None)
 
 

@@ -131,7 +131,7 @@ def test_lists_and_enums() -> None:
     )  # fmt: skip
     found = _choices(item)
     assert ["Oslo", "Bergen", "Tromso"] in found["cities"]
-    assert found["what"] == [["rent", "food"], ["rent"], ["food"]]
+    assert found["what"] == ["rent", "food"]
 
 
 def test_written_continues_as_json() -> None:
