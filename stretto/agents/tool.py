@@ -360,6 +360,4 @@ def _is_harmless(before: Any, after: Any) -> bool:
     """Text that reads as the number or boolean, and whole floats, and nothing else."""
     if isinstance(after, bool):
         return isinstance(before, str) and before.strip().lower() in _WORDS
-    if isinstance(before, bool):
-        return False
     return isinstance(after, int | float) and isinstance(before, str | float)

@@ -69,7 +69,7 @@ def load_items(folder: Path, category: str = CATEGORY) -> list[Item]:
     Args:
         folder: holds ``BFCL_v4_CATEGORY.json`` and ``possible_answer/`` with the same names, as
             the package bfcl-eval ships them.
-        category: of BFCL.
+        category: ``simple_python``, or ``multiple``, of which the right function is given.
 
     Raises:
         InputError: a file is missing or is something else.
@@ -79,15 +79,18 @@ def load_items(folder: Path, category: str = CATEGORY) -> list[Item]:
         asked = [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
         lines = (folder / "possible_answer" / name).read_text("utf-8").splitlines()
         answers = {data["id"]: data["ground_truth"] for data in map(json.loads, lines)}
-        return [
-            Item(data["id"], data["question"][0][-1]["content"], data["function"][0],
-                 next(iter(answers[data["id"]][0].values())))
-            for data in asked
-        ]  # fmt: skip
+        return [_item(data, answers[data["id"]][0]) for data in asked]
     except OSError as error:
         raise InputError(f"{folder}: no BFCL data ({error.strerror}: {error.filename})") from None
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
         raise InputError(f"{folder / name}: not BFCL v4 data ({error!r})") from None
+
+
+def _item(data: Mapping[str, Any], answer: Mapping[str, Any]) -> Item:
+    """Of several functions the right one is given: which to call is another question."""
+    ((name, accepted),) = answer.items()
+    function = next(each for each in data["function"] if each["name"] == name)
+    return Item(data["id"], data["question"][0][-1]["content"], function, accepted)
 
 
 def json_schema(part: Mapping[str, Any]) -> dict[str, Any]:
