@@ -31,36 +31,34 @@ def bfcl() -> Iterator[Goal]:
     from stretto.engine import Engine
 
     try:
-        items = load_items(FOLDER)
+        items, others = load_items(FOLDER), load_items(FOLDER, "multiple")
     except InputError as error:
-        yield missing("4", "BFCL simple", error, f">= {TARGET:.0%}")
+        yield missing("4", "BFCL simple", error, f">= {100 * TARGET:.0f}")
         return
     engine = Engine.load(BASE, backend=BACKEND, max_sessions=TOGETHER)
 
     def tell(text: str) -> None:
         print(f"  {text}", file=sys.stderr)
 
-    ways = {
-        "values from the question, chosen by the model": fill_grounded(engine, items, tell),
-        "any value the schema allows, written by the model": fill_by_schema(engine, items, tell),
-        "values from the question, chosen by chance": fill_by_chance(items),
-    }
-    rows = []
-    for number, (way, found) in enumerate(ways.items()):
-        # The rules were made with the even items in sight, and never with the odd ones.
-        whole, seen, unseen = (_share(part) for part in (found, found[::2], found[1::2]))
-        what = f"BFCL simple, {len(found)} items: {way}"
-        detail = f" (even items {100 * seen:.1f}, odd ones {100 * unseen:.1f})"
-        is_goal = number == 0
-        target = f">= {100 * TARGET:.0f}" if is_goal else ""
-        yield Goal("4", what + detail, 100 * whole, "%", target, not is_goal or whole >= TARGET)
-        rows += [{"way": way, "id": each.item.id, "text": each.text, "why": each.why}
-                 for each in found]  # fmt: skip
+    rows: list[dict[str, object]] = []
+
+    def goal(what: str, found: Sequence[Filled], target: float | None = None) -> Goal:
+        share = sum(not each.why for each in found) / max(1, len(found))
+        rows.extend(
+            {"what": what, "id": each.item.id, "text": each.text, "why": each.why} for each in found
+        )
+        wanted = "" if target is None else f">= {100 * target:.0f}"
+        return Goal("4", f"{what} ({len(found)} items)", 100 * share, "%", wanted,
+                    target is None or share >= target)  # fmt: skip
+
+    yield goal("simple, values from the question, the model chooses",
+               fill_grounded(engine, items, tell), TARGET)  # fmt: skip
+    # The rules of grounding were made with the failures of `simple` in sight; with these never.
+    yield goal("multiple, right function given, the same",
+               fill_grounded(engine, others, tell))  # fmt: skip
+    yield goal("simple, the schema alone as grammar", fill_by_schema(engine, items, tell))
+    yield goal("simple, values from the question, chance chooses", fill_by_chance(items))
     save("bfcl_items", rows)
-
-
-def _share(found: Sequence[Filled]) -> float:
-    return sum(not each.why for each in found) / max(1, len(found))
 
 
 if __name__ == "__main__":
