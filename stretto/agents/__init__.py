@@ -1,1 +1,1 @@
-"""Agents whose hands are code: tools, a sandbox, feedback. No torch here."""
+"""Agents whose hands are code. Models are known by protocols only; torch is never needed."""
