@@ -197,11 +197,11 @@ class MontySession(Session):
         calls.append(SandboxCall(name, args, kwargs, ok, time.monotonic() - started))
         return answer
 
-    async def fork(self) -> MontySession:
+    async def fork(self, *, on_call: OnCall | None = None) -> MontySession:
         async with self._lock:
             self._must_live()
             state = await self._inner.dump()
-        return await self._box.checkout(self._tools, self._on_call, state)
+        return await self._box.checkout(self._tools, on_call or self._on_call, state)
 
     async def checkpoint(self) -> Checkpoint:
         return Checkpoint(await self.fork())
