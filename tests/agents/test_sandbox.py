@@ -167,13 +167,15 @@ def test_a_cell_that_will_not_stop_is_killed_with_its_output_kept(backend: str) 
 @BOTH
 def test_threads_and_processes_are_counted(backend: str) -> None:
     async def run() -> None:
-        async with session(backend) as s:
+        async with session(backend, Policy(threads=4)) as s:
             result = await s.exec(
                 "import threading\nstop = threading.Event(); n = 0\ntry:\n"
                 "    for n in range(50): threading.Thread(target=stop.wait).start()\n"
-                "except RuntimeError: pass\nstop.set()\nn"
+                "except RuntimeError: pass\nstop.set()\n"
+                "import time\nwhile threading.active_count() > 1: time.sleep(0.01)\n"
+                "n"
             )
-            assert result.value == 3  # with the main thread, four
+            assert result.value == 3, result  # with the main thread, four
             with pytest.raises(SandboxError, match="threads are running"):
                 await s.exec(
                     "t = threading.Thread(target=threading.Event().wait, daemon=True).start()"
