@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
 
+from benchmarks.agent_stream import overlap
+from benchmarks.bfcl import bfcl
 from benchmarks.goal import Goal, Measure, missing, run
 from stretto.agents.sandbox import Policy, open_sandbox
 from stretto.agents.sandbox.base import Session
@@ -131,7 +133,7 @@ def _against_ipython(seconds: float) -> Goal:
     return Goal("4.2", what, ratio, "x", target, ratio >= 10)
 
 
-MEASURES: dict[str, Measure] = {"sandbox": sandbox}
+MEASURES: dict[str, Measure] = {"sandbox": sandbox, "streaming": overlap, "bfcl": bfcl}
 
 
 def main() -> int:
