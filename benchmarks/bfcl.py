@@ -1,7 +1,7 @@
 """How well the default model fills the arguments of a tool: BFCL v4 simple, by the authors' rules.
 
 Run as ``python -m benchmarks.bfcl``. The data are those of the package bfcl-eval; the folder is
-``BENCH_BFCL``. Every item is run, ``FULL=1`` or not. Written to ``build/bench/bfcl.json``.
+``BENCH_BFCL``, or ``bfcl`` in ``BENCH_SOURCE``. Every item is run, ``FULL=1`` or not. Written to ``build/bench/bfcl.json``.
 """
 
 import os
@@ -19,7 +19,7 @@ from stretto.evals.bfcl import (
     load_items,
 )
 
-FOLDER = Path(os.environ.get("BENCH_BFCL", "/work/scratch/data/dev/bfcl"))
+FOLDER = Path(os.environ.get("BENCH_BFCL") or Path(os.environ.get("BENCH_SOURCE", "."), "bfcl"))
 BASE = os.environ.get("BENCH_BASE", "smollm2-135m")
 BACKEND = os.environ.get("BENCH_BACKEND", "native")
 TOGETHER = 32
