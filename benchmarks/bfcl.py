@@ -19,7 +19,8 @@ from stretto.evals.bfcl import (
     load_items,
 )
 
-FOLDER = Path(os.environ.get("BENCH_BFCL") or Path(os.environ.get("BENCH_SOURCE", "."), "bfcl"))
+_SOURCE = os.environ.get("BENCH_SOURCE", ".")
+FOLDER = Path(os.environ.get("BENCH_BFCL") or Path(_SOURCE, "bfcl"))
 BASE = os.environ.get("BENCH_BASE", "smollm2-135m")
 BACKEND = os.environ.get("BENCH_BACKEND", "native")
 TOGETHER = 32
