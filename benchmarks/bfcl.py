@@ -1,7 +1,8 @@
 """How well the default model fills the arguments of a tool: BFCL v4 simple, by the authors' rules.
 
 Run as ``python -m benchmarks.bfcl``. The data are those of the package bfcl-eval; the folder is
-``BENCH_BFCL``, or ``bfcl`` in ``BENCH_SOURCE``. Every item is run, ``FULL=1`` or not. Written to ``build/bench/bfcl.json``.
+``BENCH_BFCL``, or ``bfcl`` in ``BENCH_SOURCE``. Every item is run, ``FULL=1`` or not. Written to
+``build/bench/bfcl.json``.
 """
 
 import os
