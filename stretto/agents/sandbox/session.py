@@ -28,6 +28,7 @@ from stretto.agents.sandbox.nurse import Nurse
 from stretto.errors import InputError, SandboxError
 
 GRACE = 0.25  # seconds from an interrupt to a kill
+_REASON_SECONDS = 0.5
 REPLY_SECONDS = 10.0  # for what is no cell: files, forks
 CHUNK = 600_000  # bytes of a file in a frame
 _CORES = os.cpu_count() or 1
@@ -354,6 +355,9 @@ class ProcessSession(Session):
             self._reply = asyncio.get_running_loop().create_future()  # it may refuse
             try:
                 await asyncio.wait({copying, self._reply}, return_when=asyncio.FIRST_COMPLETED)
+                if copying.done() and copying.exception() is not None:
+                    # The copy's end may be seen before the reason, which comes another way.
+                    await asyncio.wait({self._reply}, timeout=_REASON_SECONDS)
                 if self._reply.done():
                     copying.cancel()
                     raise SandboxError(str(self._reply.result().get("message", "no fork")))
