@@ -7,6 +7,6 @@ set -eu
 cd "$(dirname "$0")/.."
 mkdir -p build
 printf 'torch\nlm-eval\ninspect-ai\n' >build/lock-excludes.txt
-.venv/bin/uv pip compile pyproject.toml --extra torch --extra train --extra evals --extra cpu --extra grammar --extra sandbox --extra dev \
+.venv/bin/uv pip compile pyproject.toml --extra torch --extra train --extra evals --extra cpu --extra agents --extra commons --extra dev \
     --universal --python-version 3.11 --excludes build/lock-excludes.txt --upgrade \
     --no-header --quiet --output-file requirements-lock.txt
