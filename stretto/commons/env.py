@@ -186,9 +186,9 @@ class VillagerEnv(gymnasium.Env[Any, Any]):
             name: min(int(policy(view, names.index(name))[0]), self._env.rules.capacity)
             for name, policy in self._others.items()
         }
-        told = self._env.step({**actions, self._seat: int(action)})
-        observation, reward, terminated, truncated, info = (part[self._seat] for part in told)
-        return observation, reward, terminated, truncated, info
+        seen, rewards, fallen, over, infos = self._env.step({**actions, self._seat: int(action)})
+        me = self._seat
+        return seen[me], rewards[me], fallen[me], over[me], infos[me]
 
     def render(self) -> Any:
         """The month in one line."""
