@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from stretto import config
+from stretto.commons.resource import Growth, Rules
 from stretto.errors import ConfigError
 
 
@@ -45,6 +46,21 @@ class Scenario:
     meeting: str
     memories: int = 10
     tells_demand: bool = False
+
+    def told_growth(self, rules: Rules) -> str:
+        """How the stock grows back, in words that fit the rules."""
+        growth = rules.growth
+        if growth == Growth() and rules.capacity == 100:
+            return self.growth.format(capacity=rules.capacity)
+        if growth.kind == "multiply":
+            law = f"is multiplied by {growth.rate:g}"
+        else:
+            law = f"grows by {growth.rate:g} times itself times the part of {self.place} still free"
+        luck = f", give or take {growth.noise:.0%} of the growth" if growth.noise else ""
+        return (
+            f"Whatever {self.resource} is left at the end of a month {law}{luck}, "
+            f"up to {rules.capacity} {self.units}."
+        )
 
 
 def names() -> tuple[str, ...]:
