@@ -25,7 +25,7 @@ CALL = {"id": "a", "type": "function", "function": {"name": "add", "arguments": 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(chat_module, "_BACK_OFF", lambda state: 0.01)
+    monkeypatch.setattr("stretto.agents.chat._BACK_OFF", lambda state: 0.01)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # must not be used
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
