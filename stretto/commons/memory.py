@@ -5,10 +5,11 @@ weight is 0.5 recency + 3 importance + 2 relevance, the heaviest k for each focu
 the order of their dates. The reference's deviations are switches.
 """
 
+import datetime
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -82,8 +83,8 @@ class Memory:
     """
 
     text: str
-    date: date
-    expires: date
+    date: datetime.date
+    expires: datetime.date
     kind: Literal["seen", "thought", "chat"] = "thought"
     importance: float = 5.0
     always: bool = False
@@ -117,7 +118,7 @@ class MemoryStream:
         self._memories.clear()
         self._vectors.clear()
 
-    def retrieve(self, foci: Sequence[str], k: int, now: date) -> list[Memory]:
+    def retrieve(self, foci: Sequence[str], k: int, now: datetime.date) -> list[Memory]:
         """What comes to mind: the heaviest ``k`` for each focus, each once, oldest first."""
         self._asked += 1
         ids = [

@@ -41,13 +41,13 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
 
 
-def render(name: str, **data: Any) -> str:
+def render(purpose: str, /, **data: Any) -> str:
     """A prompt, filled in.
 
     Raises:
         InputError: there is no such prompt, or something it needs is missing.
     """
     try:
-        return _template(name).render(**data).strip()
+        return _template(purpose).render(**data).strip()
     except jinja2.UndefinedError as error:
-        raise InputError(f"prompt {name!r}: {error}") from None
+        raise InputError(f"prompt {purpose!r}: {error}") from None
