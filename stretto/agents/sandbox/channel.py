@@ -13,7 +13,7 @@ from typing import Any
 
 from stretto.errors import SandboxError
 
-MAX_FRAME = 1 << 20  # bytes, either way; worker.py has the same
+MAX_FRAME = 1 << 20  # bytes, either way; wire.py has the same
 _PID = struct.Struct("3i")  # pid, uid, gid
 _TEXT, _NUMBER, _FLAG = str, (int, float), bool
 _MAYBE_TEXT, _MAYBE_INT = (str, type(None)), (int, type(None))

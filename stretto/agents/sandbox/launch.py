@@ -117,7 +117,7 @@ def command(handle: int, places: Paths) -> list[str]:
 def program() -> bytes:
     """The code that runs inside, compiled once: four bytes of length, then (name, code) pairs."""
     pairs = []
-    for name in ("syscalls", "confine", "cells", "worker"):
+    for name in ("syscalls", "confine", "cells", "wire", "worker"):
         source = (HERE / f"{name}.py").read_text(encoding="utf-8")
         pairs.append((name, compile(source, f"<{name}>", "exec", optimize=0)))
     data = marshal.dumps(pairs)

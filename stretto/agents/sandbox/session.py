@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from stretto.agents.sandbox.base import (
     Checkpoint,
@@ -20,11 +20,11 @@ from stretto.agents.sandbox.base import (
     SandboxCall,
     Session,
     SessionEndedError,
-    Usage,
     parse_bytes,
 )
 from stretto.agents.sandbox.channel import Channel, ProtocolError
 from stretto.agents.sandbox.nurse import Nurse
+from stretto.agents.sandbox.running import RunningCell
 from stretto.errors import InputError, SandboxError
 
 GRACE = 0.25  # seconds from an interrupt to a kill
@@ -32,28 +32,6 @@ _REASON_SECONDS = 0.5
 REPLY_SECONDS = 10.0  # for what is no cell: files, forks
 CHUNK = 600_000  # bytes of a file in a frame
 _CORES = os.cpu_count() or 1
-
-
-class _Cell:
-    """A cell while it runs."""
-
-    def __init__(self) -> None:
-        self.done: asyncio.Future[dict[str, Any] | None] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self.out: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-        self.printed = 0
-        self.limit: Limit | None = None
-        self.cancelled = False
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.waiting = 0  # calls in progress
-        self.calls: list[SandboxCall] = []
-        self.asked = 0
-        self.wall = 0.0  # seconds that counted
-        self.since: float | None = time.monotonic()  # None while tools work
-
-    def counted(self) -> float:
-        return self.wall + (0.0 if self.since is None else time.monotonic() - self.since)
 
 
 class ProcessSession(Session):
@@ -66,7 +44,7 @@ class ProcessSession(Session):
         self._nurse, self._tools, self._on_call = nurse, tuple(tools), on_call
         self._owns = owns  # the sandbox ends with this session
         self._lock = asyncio.Lock()
-        self._cell: _Cell | None = None
+        self._cell: RunningCell | None = None
         self._reply: asyncio.Future[dict[str, Any]] | None = None
         self._pidfd: int | None = None
         self._broken: ProtocolError | None = None
@@ -110,10 +88,9 @@ class ProcessSession(Session):
                 raise InputError(f"the code is no valid text: {error.reason}") from None
             if size > 150_000:
                 raise InputError(f"a cell of {size} bytes; at most 150000: put it in a file")
-            cell = self._cell = _Cell()
+            cell = self._cell = RunningCell(parse_bytes(self._nurse.policy.output))
             started, cpu = time.monotonic(), self._cpu()
-            output = parse_bytes(self._nurse.policy.output)
-            await self._channel.send("exec", code=code, output=output)
+            await self._channel.send("exec", code=code, output=cell.cap)
             watch = asyncio.create_task(self._watch(cell, cpu))
             try:
                 done = await asyncio.shield(cell.done)
@@ -125,7 +102,10 @@ class ProcessSession(Session):
                 for task in cell.tasks:
                     task.cancel()
                 self._cell = None
-            return self._result(cell, done, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            if done is None:
+                return cell.lost(seconds, self._end_of(cell), self._nurse.backend)
+            return cell.result(done, seconds, self._nurse.backend, self.alive)
 
     async def cancel(self, level: Level = "interrupt") -> None:
         cell = self._cell
@@ -140,7 +120,7 @@ class ProcessSession(Session):
         else:
             self._interrupt()
 
-    async def _watch(self, cell: _Cell, cpu: float) -> None:
+    async def _watch(self, cell: RunningCell, cpu: float) -> None:
         """Stop the cell at its limits; sleeps until the first moment one can be reached."""
         policy = self._nurse.policy
         while not cell.done.done():
@@ -152,7 +132,7 @@ class ProcessSession(Session):
             pause = min(cpu_left / min(policy.threads, _CORES), wall_left)
             await asyncio.sleep(max(pause, 0.005))
 
-    async def _stop(self, cell: _Cell, limit: Limit) -> None:
+    async def _stop(self, cell: RunningCell, limit: Limit) -> None:
         """KeyboardInterrupt, so that the variables survive; if that does not help, the end."""
         cell.limit = cell.limit or limit
         self._interrupt()
@@ -181,46 +161,7 @@ class ProcessSession(Session):
         except OSError:
             return 0.0
 
-    def _result(self, cell: _Cell, done: dict[str, Any] | None, seconds: float) -> ExecResult:
-        cap = parse_bytes(self._nurse.policy.output)
-        out = {name: bytes(data).decode(errors="replace") for name, data in cell.out.items()}
-        usage = Usage(seconds, 0.0, 0, min(cell.printed, cap), len(cell.calls))
-        cut = ("output",) if cell.limit == "output" else ()
-        shared: dict[str, Any] = {
-            **out,
-            "calls": tuple(cell.calls),
-            "backend": self._nurse.backend,
-            "alive": self.alive,
-        }
-        if done is None:
-            error = self._end_of(cell)
-            return ExecResult(
-                False, error=error, limit=cell.limit, usage=usage, truncated=cut, **shared
-            )
-        limit = cell.limit
-        if done["limit"] in ("memory", "output", "disk"):
-            limit = limit or cast("Limit", done["limit"])
-        if limit == "output":
-            cut = ("output",)
-        error = None if done["error"] is None else ErrorInfo(**done["error"])
-        if error is None and limit is not None:
-            error = ErrorInfo("LimitReached", f"the cell reached its {limit} limit")
-        if cell.cancelled and error is not None and error.type == "KeyboardInterrupt":
-            error = ErrorInfo("Cancelled", "the host stopped the cell", line=error.line)
-        usage = Usage(seconds, done["cpu"], done["max_rss"], usage.output, usage.calls)
-        return ExecResult(
-            error is None,
-            value=done["value"] if done["has_value"] else None,
-            has_value=done["has_value"],
-            value_repr=done["repr"],
-            error=error,
-            limit=limit,
-            usage=usage,
-            truncated=cut + (("value",) if done["truncated"] else ()),
-            **shared,
-        )
-
-    def _end_of(self, cell: _Cell) -> ErrorInfo:
+    def _end_of(self, cell: RunningCell) -> ErrorInfo:
         if self._broken is not None:
             return ErrorInfo("ProtocolError", f"the session was ended: {self._broken}")
         if cell.limit is not None:
@@ -260,29 +201,25 @@ class ProcessSession(Session):
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(SessionEndedError("the session's process has ended"))
 
-    def _output(self, cell: _Cell, frame: dict[str, Any]) -> None:
-        cap = parse_bytes(self._nurse.policy.output)
+    def _output(self, cell: RunningCell, frame: dict[str, Any]) -> None:
         try:
-            data = base64.b64decode(frame["data"], validate=True)
-            target = cell.out[frame["stream"]]
+            over = cell.take_output(frame["stream"], frame["data"])
         except (ValueError, KeyError):
             self._channel.close(ProtocolError("output that cannot be read"))
             return
-        target += data[: max(0, cap - cell.printed)]
-        cell.printed += len(data)
         # The worker stops at the cap by itself; more than that means that it is no longer ours.
-        if cell.printed > cap:
+        if over:
             cell.limit = "output"
             self._kill()
-        elif cell.printed == cap and cell.limit is None:
+        elif cell.printed == cell.cap and cell.limit is None:
             cell.tasks.add(asyncio.create_task(self._stop_if_stuck(cell)))
 
-    async def _stop_if_stuck(self, cell: _Cell) -> None:
+    async def _stop_if_stuck(self, cell: RunningCell) -> None:
         await asyncio.sleep(GRACE)
         if not cell.done.done():
             await self._stop(cell, "output")
 
-    def _call(self, cell: _Cell, frame: dict[str, Any]) -> None:
+    def _call(self, cell: RunningCell, frame: dict[str, Any]) -> None:
         cell.asked += 1
         if cell.asked > self._nurse.policy.calls:
             if cell.limit is None:
@@ -290,11 +227,9 @@ class ProcessSession(Session):
             return
         cell.tasks.add(asyncio.create_task(self._serve(cell, frame)))
 
-    async def _serve(self, cell: _Cell, frame: dict[str, Any]) -> None:
+    async def _serve(self, cell: RunningCell, frame: dict[str, Any]) -> None:
         """Run a tool on the host; the wall clock of the cell stands still meanwhile."""
-        cell.waiting += 1
-        if cell.since is not None:
-            cell.wall, cell.since = cell.counted(), None
+        cell.pause()
         started = time.monotonic()
         name, args, kwargs = frame["name"], frame["args"], frame["kwargs"]
         answer: dict[str, Any]
@@ -309,15 +244,15 @@ class ProcessSession(Session):
         except Exception as error:  # a tool's failure belongs to the code that called it
             answer = _refusal(type(error).__name__, str(error)[:2000])
         finally:
-            cell.waiting -= 1
-            if cell.waiting == 0:
-                cell.since = time.monotonic()
+            cell.go_on()
         if not answer["ok"]:
             await self._channel.send("reply", id=frame["id"], **answer)
         seconds = time.monotonic() - started
         cell.calls.append(SandboxCall(name, args, kwargs, answer["ok"], seconds))
 
-    async def _value(self, cell: _Cell, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    async def _value(
+        self, cell: RunningCell, name: str, args: list[Any], kwargs: dict[str, Any]
+    ) -> Any:
         if cell.cancelled:
             raise _CancelledCallError("the cell was cancelled")
         if self._on_call is None or name not in self._tools:
