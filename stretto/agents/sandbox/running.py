@@ -107,3 +107,15 @@ class RunningCell:
     def _shared(self, backend: str, *, alive: bool) -> dict[str, Any]:
         out = {name: bytes(data).decode(errors="replace") for name, data in self._out.items()}
         return {**out, "calls": tuple(self.calls), "backend": backend, "alive": alive}
+
+
+class CancelledCallError(Exception):
+    """Its name is what the sandbox sees."""
+
+
+CancelledCallError.__name__ = "Cancelled"
+
+
+def refusal(kind: str, message: str) -> dict[str, Any]:
+    """The part of a reply that says why there is no value."""
+    return {"ok": False, "error": {"type": kind, "message": message}}

@@ -7,8 +7,9 @@ import base64
 import os
 import signal
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from stretto.agents.sandbox.base import (
     Checkpoint,
@@ -24,7 +25,7 @@ from stretto.agents.sandbox.base import (
 )
 from stretto.agents.sandbox.channel import Channel, ProtocolError
 from stretto.agents.sandbox.nurse import Nurse
-from stretto.agents.sandbox.running import RunningCell
+from stretto.agents.sandbox.running import CancelledCallError, RunningCell, refusal
 from stretto.errors import InputError, SandboxError
 
 GRACE = 0.25  # seconds from an interrupt to a kill
@@ -32,6 +33,7 @@ _REASON_SECONDS = 0.5
 REPLY_SECONDS = 10.0  # for what is no cell: files, forks
 CHUNK = 600_000  # bytes of a file in a frame
 _CORES = os.cpu_count() or 1
+T = TypeVar("T")
 
 
 class ProcessSession(Session):
@@ -42,34 +44,39 @@ class ProcessSession(Session):
     ) -> None:
         self.alive = False
         self._nurse, self._tools, self._on_call = nurse, tuple(tools), on_call
+        self._unwanted = False
         self._owns = owns  # the sandbox ends with this session
         self._lock = asyncio.Lock()
         self._cell: RunningCell | None = None
         self._reply: asyncio.Future[dict[str, Any]] | None = None
         self._pidfd: int | None = None
         self._broken: ProtocolError | None = None
-        self._copies: list[ProcessSession] = []
+        self._work: asyncio.Task[Any] | None = None
 
     async def begin(self, source: Channel) -> None:
-        """Come into being as a copy of the process behind ``source``."""
+        """Come into being as a copy of the process behind ``source``; all or nothing."""
         self._reply = asyncio.get_running_loop().create_future()
         self._broken = None
-        channel = await self._nurse.copy(source, self._frame, self._closed)
         try:
-            async with asyncio.timeout(REPLY_SECONDS):
-                await self._reply
-        except BaseException as error:  # a cancelled caller must not leave half a session
-            channel.close()
-            if isinstance(error, TimeoutError):
-                raise SandboxError("the session did not come up: is the machine busy?") from None
-            raise
+            async with (
+                self._nurse.copying(source, self._frame, self._closed) as channel,
+                asyncio.timeout(REPLY_SECONDS),
+            ):
+                frame = await self._reply
+                if frame["t"] != "ready":
+                    raise SandboxError(f"no copy of the session: {frame.get('message', '')[:500]}")
+                assert channel.pid is not None
+                self._pid, self._pidfd = channel.pid, os.pidfd_open(channel.pid)
+        except TimeoutError:
+            raise SandboxError("the session did not come up: is the machine busy?") from None
+        except ProcessLookupError:
+            raise SessionEndedError("the session's process has ended") from None
         finally:
             self._reply = None
-            self._nurse.granted()
         self._channel = channel
-        assert channel.pid is not None
-        self._pid, self._pidfd = channel.pid, os.pidfd_open(channel.pid)
         self.alive = True
+        if self._unwanted:
+            self.unwanted()
 
     async def setup(self) -> None:
         """Give a fresh session its tools and its seed."""
@@ -90,9 +97,9 @@ class ProcessSession(Session):
                 raise InputError(f"a cell of {size} bytes; at most 150000: put it in a file")
             cell = self._cell = RunningCell(parse_bytes(self._nurse.policy.output))
             started, cpu = time.monotonic(), self._cpu()
-            await self._channel.send("exec", code=code, output=cell.cap)
             watch = asyncio.create_task(self._watch(cell, cpu))
             try:
+                await self._channel.send("exec", code=code, output=cell.cap)
                 done = await asyncio.shield(cell.done)
             except asyncio.CancelledError:
                 self._kill()
@@ -192,7 +199,6 @@ class ProcessSession(Session):
         self._broken = error
         self._reaped = self.alive
         self._kill()
-        self._nurse.copies -= 1
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
@@ -238,11 +244,11 @@ class ProcessSession(Session):
             await self._channel.send("reply", id=frame["id"], **answer)
         except TimeoutError:
             limit = self._nurse.policy.call_time
-            answer = _refusal("TimeoutError", f"{name}() took more than {limit:g} s")
+            answer = refusal("TimeoutError", f"{name}() took more than {limit:g} s")
         except asyncio.CancelledError:
             raise
         except Exception as error:  # a tool's failure belongs to the code that called it
-            answer = _refusal(type(error).__name__, str(error)[:2000])
+            answer = refusal(type(error).__name__, str(error)[:2000])
         finally:
             cell.go_on()
         if not answer["ok"]:
@@ -254,7 +260,7 @@ class ProcessSession(Session):
         self, cell: RunningCell, name: str, args: list[Any], kwargs: dict[str, Any]
     ) -> Any:
         if cell.cancelled:
-            raise _CancelledCallError("the cell was cancelled")
+            raise CancelledCallError("the cell was cancelled")
         if self._on_call is None or name not in self._tools:
             raise LookupError(f"there is no tool {name[:80]!r} here")
         async with asyncio.timeout(self._nurse.policy.call_time):
@@ -263,43 +269,56 @@ class ProcessSession(Session):
     # --- files, forks, checkpoints ---------------------------------------------------------------
 
     async def put(self, path: str, data: bytes) -> None:
-        async with self._lock:
-            _inside(path)
-            for start in range(0, max(1, len(data)), CHUNK):
-                part = base64.b64encode(data[start : start + CHUNK]).decode()
-                await self._ask("put", path=path, data=part, append=start > 0)
+        _inside(path)
+        await self._whole(partial(self._put, path, data))
+
+    async def _put(self, path: str, data: bytes) -> None:
+        for start in range(0, max(1, len(data)), CHUNK):
+            part = base64.b64encode(data[start : start + CHUNK]).decode()
+            await self._ask("put", path=path, data=part, append=start > 0)
 
     async def get(self, path: str) -> bytes:
-        async with self._lock:
-            _inside(path)
-            data = bytearray()
-            while True:
-                frame = await self._ask("get", path=path, offset=len(data))
-                part = base64.b64decode(frame.get("data", ""))
-                data += part
-                if not frame.get("more") or not part:
-                    return bytes(data)
-                if len(data) > parse_bytes(self._nurse.policy.disk):
-                    raise SandboxError(f"{path}: larger than the policy's disk")
+        _inside(path)
+        return await self._whole(partial(self._get, path))
+
+    async def _get(self, path: str) -> bytes:
+        data = bytearray()
+        while True:
+            frame = await self._ask("get", path=path, offset=len(data))
+            part = base64.b64decode(frame.get("data", ""))
+            data += part
+            if not frame.get("more") or not part:
+                return bytes(data)
+            if len(data) > parse_bytes(self._nurse.policy.disk):
+                raise SandboxError(f"{path}: larger than the policy's disk")
 
     async def fork(self, *, on_call: OnCall | None = None) -> ProcessSession:
         copy = ProcessSession(self._nurse, self._tools, on_call or self._on_call, owns=False)
-        async with self._lock:
-            self._must_live()
-            copying = asyncio.create_task(copy.begin(self._channel))
-            self._reply = asyncio.get_running_loop().create_future()  # it may refuse
-            try:
-                await asyncio.wait({copying, self._reply}, return_when=asyncio.FIRST_COMPLETED)
-                if copying.done() and copying.exception() is not None:
-                    # The copy's end may be seen before the reason, which comes another way.
-                    await asyncio.wait({self._reply}, timeout=_REASON_SECONDS)
-                if self._reply.done():
-                    copying.cancel()
-                    raise SandboxError(str(self._reply.result().get("message", "no fork")))
-                await copying
-            finally:
-                self._reply = None
+        try:
+            await self._whole(partial(self._copy_to, copy))
+        except asyncio.CancelledError:
+            copy.unwanted()
+            raise
         return copy
+
+    async def _copy_to(self, copy: ProcessSession) -> None:
+        self._must_live()
+        copying = asyncio.create_task(copy.begin(self._channel))
+        self._reply = asyncio.get_running_loop().create_future()  # it may refuse
+        try:
+            await asyncio.wait({copying, self._reply}, return_when=asyncio.FIRST_COMPLETED)
+            if copying.done() and isinstance(copying.exception(), SessionEndedError):
+                # The copy's end may be seen before the reason, which comes another way.
+                await asyncio.wait({self._reply}, timeout=_REASON_SECONDS)
+            if self._reply.done():
+                raise SandboxError(str(self._reply.result().get("message", "no fork")))
+            await copying
+        except BaseException:
+            copying.cancel()
+            copy.unwanted()
+            raise
+        finally:
+            self._reply = None
 
     async def checkpoint(self) -> Checkpoint:
         return Checkpoint(await self.fork())
@@ -309,12 +328,37 @@ class ProcessSession(Session):
         if not isinstance(kept, ProcessSession) or kept._nurse is not self._nurse:
             raise SandboxError("this checkpoint belongs to another session")
         self._kill()
-        async with self._lock:
-            kept._must_live()
+        await self._whole(partial(self._restore, kept))
+
+    async def _restore(self, kept: ProcessSession) -> None:
+        kept._must_live()
+        self._channel.close()
+        self._cell = None
+        async with kept._lock:
+            await self.begin(kept._channel)
+
+    def unwanted(self) -> None:
+        """Nobody waits for this copy any more: it ends, or will as soon as it is there."""
+        self._unwanted = True
+        if self.alive:
+            self._kill()
             self._channel.close()
-            self._cell = None
-            async with kept._lock:
-                await self.begin(kept._channel)
+
+    async def _whole(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do ``work`` alone and, once begun, to its end, also if the caller is cancelled.
+
+        What is half done leaves a process that nobody knows of, or an answer nobody waits for.
+        """
+
+        def over(task: asyncio.Task[T]) -> None:
+            self._lock.release()
+            if not task.cancelled():
+                task.exception()  # told here if the caller is no more
+
+        await self._lock.acquire()
+        task = self._work = asyncio.create_task(work())
+        task.add_done_callback(over)
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
         self._kill()
@@ -344,17 +388,6 @@ class ProcessSession(Session):
             raise SessionEndedError(
                 "this session has ended; restore a checkpoint or open another session"
             )
-
-
-class _CancelledCallError(Exception):
-    """Its name is what the sandbox sees."""
-
-
-_CancelledCallError.__name__ = "Cancelled"
-
-
-def _refusal(kind: str, message: str) -> dict[str, Any]:
-    return {"ok": False, "error": {"type": kind, "message": message}}
 
 
 def _inside(path: str) -> None:

@@ -170,7 +170,13 @@ class Worker:
             try:
                 handler(**frame)
             except OSError as error:
-                self.channel.send("err", type=type(error).__name__, message=str(error)[:500])
+                self._refuse(error)
+
+    def _refuse(self, error: OSError) -> None:
+        try:
+            self.channel.send("err", type=type(error).__name__, message=str(error)[:500])
+        except OSError:  # the host has gone, or wants this copy no more
+            self._exit(1)
 
     def on_exec(self, code: str, output: int) -> None:
         """Run a cell; output in bytes."""
@@ -252,8 +258,15 @@ class Worker:
                 confine.die_with_parent()
             self._move(folder)
             self.channel.send("ready")
-        except OSError:
+        except OSError as error:
+            self.on_forget(folder)
+            self._refuse(error)
             self._exit(1)
+
+    def on_forget(self, folder: str) -> None:
+        """Remove the files of a copy that has ended. The nurse is asked, and does not answer."""
+        if self.setup["work"] is not None:
+            _remove(os.path.join(self.setup["work"], folder))
 
     def _move(self, folder: str) -> None:
         """A folder of the copy's own, with what the session's holds."""
@@ -339,6 +352,27 @@ def _copy(source: str, target: str) -> None:
                 with open(entry.path, "rb") as old, open(to, "wb") as new:
                     while part := old.read(1 << 20):
                         new.write(part)
+
+
+def _remove(path: str) -> None:
+    """Like shutil.rmtree, which is slow to load; what cannot be removed stays."""
+    folders = [path]
+    for folder in folders:  # it grows meanwhile
+        try:
+            os.chmod(folder, 0o700)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        os.unlink(entry.path)
+        except OSError:
+            continue
+    for folder in reversed(folders):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            continue
 
 
 def main(handle: int) -> None:
