@@ -7,7 +7,8 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 
 from benchmarks.agent_stream import overlap
 from benchmarks.bfcl import bfcl
@@ -124,9 +125,9 @@ def sandbox() -> Iterable[Goal]:
 
 def _against_ipython() -> list[Goal]:
     """First results, from asking for a session: an IPython kernel's time over bubblewrap's."""
-    what = {_cold: "started when asked for", _pooled: "waiting in the pool"}
+    what: dict[Any, str] = {_cold: "started when asked for", _pooled: "waiting in the pool"}
     head, target = "first result: IPython kernel over bubblewrap", ">= 10"
-    ours: dict[Callable[[str], Awaitable[float]], list[float]] = {each: [] for each in what}
+    ours: dict[Callable[[str], Coroutine[Any, Any, float]], list[float]] = {_cold: [], _pooled: []}
     theirs = []
     try:
         with kernels() as first_result:

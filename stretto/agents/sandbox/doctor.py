@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -166,7 +167,8 @@ async def main():
             asyncio.create_task(s.exec("while True: pass"))
         await asyncio.sleep(0.05)
         print("running", flush=True)
-        await asyncio.sleep(60)
+        while True:
+            await (await box.session()).close()
 asyncio.run(main())
 """
 
@@ -185,14 +187,19 @@ def left_after_kill(backend: str, seconds: float) -> list[str]:
         seconds: how long after the sessions run; negative: that long after the host's start.
 
     Returns:
-        Command lines of processes, and mounts, that are left.
+        Processes, mounts and temporary files that are left.
     """
+    with tempfile.TemporaryDirectory(prefix="stretto-left-") as folder:
+        return _left_after_kill(backend, seconds, folder)
+
+
+def _left_after_kill(backend: str, seconds: float, folder: str) -> list[str]:
     root = str(Path(__file__).resolve().parents[3])
     mark = f"STRETTO_HOST_{os.getpid()}_{time.monotonic_ns()}"
     host = subprocess.Popen(
         [sys.executable, "-c", _HOST.format(backend=backend) + f"# {mark}"],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": root, "TMPDIR": folder},
         start_new_session=True,
     )
     assert host.stdout is not None
@@ -208,6 +215,7 @@ def left_after_kill(backend: str, seconds: float) -> list[str]:
     while time.monotonic() < deadline and any(map(_alive, family)):
         time.sleep(0.02)
     left = [f"process {pid}" for pid in family if _alive(pid)]
+    left += [f"file {path}" for path in Path(folder).rglob("*")]
     now = Path("/proc/mounts").read_text(encoding="utf-8")
     return left + sorted(set(now.splitlines()) - set(mounts.splitlines()))
 
