@@ -295,10 +295,9 @@ class Worker:
             except OSError as error:
                 notes.append(f"no folder to write in: {error}")
                 self.setup["work"] = None
-            else:
-                if frame["uid"] is None:
-                    confine.drop_capabilities()
-        if frame["uid"] is not None:
+        if frame["uid"] is None:
+            confine.drop_capabilities()
+        else:
             confine.become(frame["uid"])
         os.chdir(self.setup["work"] or "/")
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for copies
