@@ -297,6 +297,26 @@ def test_policies_only_narrow() -> None:
 
 
 @BOTH
+def test_a_session_may_have_a_narrower_policy_and_no_wider(backend: str) -> None:
+    async def run() -> None:
+        async with open_sandbox(backend, Policy(cpu=5.0), warm=1) as box:  # type: ignore[arg-type]
+            narrow = Policy(cpu=0.2, disk="1M", output="10", imports=())
+            async with box.session(policy=narrow) as s, await s.fork() as copy:
+                for each in (s, copy):
+                    assert (await each.exec("while True: pass")).limit == "cpu"
+                    assert (await each.exec("print('x' * 99)")).stdout == "x" * 10
+                    told = await each.exec("open('f', 'wb').write(bytes(2 << 20))")
+                    assert told.limit == "disk"
+            for wider in (Policy(cpu=6.0), Policy(memory="1G"), Policy(read=("/etc",))):
+                with pytest.raises(ConfigError, match="may only narrow"):
+                    await box.session(policy=wider)
+            async with box.session() as s:  # those that wait are as before
+                assert (await s.exec("print('x' * 99)")).stdout == "x" * 99 + "\n"
+
+    asyncio.run(run())
+
+
+@BOTH
 @pytest.mark.parametrize("seconds", [-0.15, -0.4, 0.0, 0.1])
 def test_nothing_is_left_when_the_host_is_killed(backend: str, seconds: float) -> None:
     assert left_after_kill(backend, seconds) == []
