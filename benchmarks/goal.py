@@ -32,7 +32,7 @@ Measure = Callable[[], Iterable[Goal]]
 
 
 def missing(goal: str, what: str, why: object, target: str) -> Goal:
-    """A goal that could not be measured here, which counts as missed."""
+    """A goal that could not be measured here, which counts as one that is not met."""
     return Goal(goal, f"{what}: not measured ({why})", None, "", target, False)
 
 
@@ -44,9 +44,9 @@ def save(name: str, data: dict[str, Any] | list[dict[str, Any]]) -> Path:
 
 
 def run(area: str, measures: dict[str, Measure]) -> int:
-    """Measure, print a table, write the file; 1 if a goal is missed.
+    """Measure, print a table, write the file; 1 if a goal is not met.
 
-    A figure that cannot be measured here (no model, no data) is a miss with the reason.
+    A figure that cannot be measured here (no model, no data) is not met, with the reason.
     """
     goals: list[Goal] = []
     for number, measure in measures.items():
@@ -65,5 +65,6 @@ def _print(goals: list[Goal]) -> None:
     table = Table("goal", "what", "value", "target", "", box=None, pad_edge=False)
     for goal in goals:
         value = "-" if goal.value is None else f"{goal.value:.4g} {goal.unit}"
-        table.add_row(goal.goal, goal.what, value, goal.target, "met" if goal.met else "MISSED")
+        missed = "not measured" if goal.value is None else "MISSED"
+        table.add_row(goal.goal, goal.what, value, goal.target, "met" if goal.met else missed)
     Console(width=None if sys.stdout.isatty() else 160).print(table)

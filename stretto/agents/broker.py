@@ -351,7 +351,7 @@ def _without(value: Any, secrets: Mapping[str, str]) -> Any:
     if not secrets:
         return value
     if isinstance(value, str):
-        for secret, name in secrets.items():
+        for secret, name in sorted(secrets.items(), key=lambda pair: -len(pair[0])):
             value = value.replace(secret, f"[credential {name}]")
         return value
     if isinstance(value, list):
