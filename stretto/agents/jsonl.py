@@ -1,0 +1,63 @@
+"""A list kept in a file that only grows, shared by processes: one JSON object a line."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock
+
+
+class JsonLog:
+    """The file and how far it has been read.
+
+    Args:
+        path: of the file; made by the first record.
+        lock: held while writing; whoever reads needs none.
+    """
+
+    def __init__(self, path: Path, lock: BaseFileLock) -> None:
+        self._path, self._lock = path, lock
+        self._place: tuple[int, int] | None = None  # inode and bytes read
+
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Write records behind the others. What a kill left of a line is not taken for one."""
+        text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records)
+        with self._lock:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a+b") as file:
+                end = file.seek(0, os.SEEK_END)
+                if end:
+                    file.seek(end - 1)
+                    torn = file.read(1) != b"\n"
+                    text = "\n" * torn + text
+                file.write(text.encode())
+
+    def news(self) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether all is read again, since the file is another one now, and the records not yet
+        read. Lines that are no JSON object are passed over.
+        """
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            afresh, self._place = self._place is not None, None
+            return afresh, []
+        with file:
+            found = os.fstat(file.fileno())
+            inode, start = self._place or (found.st_ino, 0)
+            afresh = inode != found.st_ino or start > found.st_size
+            start = 0 if afresh else start
+            file.seek(start)
+            whole = file.read()
+        whole = whole[: whole.rfind(b"\n") + 1]  # somebody may be writing the rest
+        self._place = (found.st_ino, start + len(whole))
+        return afresh, [record for line in whole.splitlines() if (record := _parsed(line))]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
