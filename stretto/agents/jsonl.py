@@ -19,7 +19,8 @@ class JsonLog:
 
     def __init__(self, path: Path, lock: BaseFileLock) -> None:
         self._path, self._lock = path, lock
-        self._place: tuple[int, int] | None = None  # inode and bytes read
+        self._file: tuple[int, bytes] | None = None  # inode and first line of what was read
+        self._read = 0  # bytes
 
     def append(self, *records: Mapping[str, Any]) -> None:
         """Write records behind the others. What a kill left of a line is not taken for one."""
@@ -41,17 +42,18 @@ class JsonLog:
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
-            afresh, self._place = self._place is not None, None
+            afresh, self._file, self._read = self._file is not None, None, 0
             return afresh, []
         with file:
             found = os.fstat(file.fileno())
-            inode, start = self._place or (found.st_ino, 0)
-            afresh = inode != found.st_ino or start > found.st_size
-            start = 0 if afresh else start
-            file.seek(start)
+            this = (found.st_ino, file.readline())
+            afresh = self._file is not None and (this != self._file or self._read > found.st_size)
+            self._read = 0 if afresh else self._read
+            file.seek(self._read)
             whole = file.read()
         whole = whole[: whole.rfind(b"\n") + 1]  # somebody may be writing the rest
-        self._place = (found.st_ino, start + len(whole))
+        self._read += len(whole)
+        self._file = this if self._read else None
         return afresh, [record for line in whole.splitlines() if (record := _parsed(line))]
 
 

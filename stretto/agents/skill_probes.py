@@ -150,9 +150,9 @@ def _near(value: Any) -> Iterator[tuple[Any]]:
     elif isinstance(value, float):
         yield from ((value + 0.5,), (value * 2,), (0.0,), (-value,))
     elif isinstance(value, str | bytes):
-        yield from ((value + value,), (value[::-1],), (value[1:],), (value.upper(),))
+        yield from ((value * 2,), (value[::-1],), (value[1:],), (value.upper(),))
     elif isinstance(value, list | tuple):
-        yield from ((value + value,), (value[::-1],), (value[1:],))
+        yield from ((value * 2,), (value[::-1],), (value[1:],))
     elif isinstance(value, dict):
         yield (dict(list(value.items())[1:]),)
     elif isinstance(value, set | frozenset):

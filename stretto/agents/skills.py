@@ -201,6 +201,14 @@ class SkillLibrary:
         self._loadable(wanted)
         return skill_checks.source(self._skills, wanted)
 
+    def needed(self, name: str) -> list[str]:
+        """The skill and all it depends on, each after its dependencies.
+
+        Raises:
+            InputError: one is not there or rests in quarantine.
+        """
+        return self._loadable([name])
+
     def note(self, name: str, ok: bool, why: str = "") -> bool:
         """Keep how a use of the latest version went. Returns whether it rests in quarantine now.
 
@@ -364,16 +372,15 @@ class SkillLibrary:
             else replace(skill, stats=Stats(uses.uses, uses.successes, uses.why))
         )
 
-    def _loadable(self, names: Sequence[str]) -> None:
+    def _loadable(self, names: Sequence[str]) -> list[str]:
         self._refresh()
         resting = self._resting()
-        known = {**self._skills}
-        for name in names:
-            if name in self._damaged:
-                raise InputError(f"skill {name} rests in quarantine: {self._damaged[name]}")
-        for name in skill_checks.closure(known, names):
+        known = {name: self._skills.get(name) or Skill(name, "") for name in self._versions}
+        order = skill_checks.closure(known, names)
+        for name in order:
             if name in resting:
                 raise InputError(f"skill {name} rests in quarantine: {resting[name]}")
+        return order
 
 
 def _merit(skill: Skill) -> float:

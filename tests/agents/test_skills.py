@@ -121,7 +121,7 @@ def test_reading_refuses(tmp_path, skill, word):
         (changed("def square(x):\n    return x + x\n", doc="d"), [], "1 of 2 tests pass; three"),
         (replace(SQUARE, tests=(Test("x", "square(2)"),)), [], "they test nothing"),
         (
-            changed("def square(x):\n    '''d\n    >>> square(4)\n    15\n    '''\n    return x*x\n"),
+            changed("def square(x):\n    'd\\n\\n>>> square(4)\\n15'\n    return x*x\n"),
             [],
             "its docstring: 0 of 1 examples",
         ),
