@@ -2,11 +2,42 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock
+from filelock import FileLock, Timeout
+
+from stretto.errors import LimitError
+
+_LOCK_SECONDS = 60.0
+
+
+class FolderLock:
+    """Held by one process at a time, as often as it likes; the file is ``.lock`` in the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = FileLock(folder / ".lock", timeout=_LOCK_SECONDS)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for it.
+
+        Raises:
+            LimitError: somebody has held it for a minute.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            message = f"{self._folder}: another process keeps it locked; end that one and try again"
+            raise LimitError(message) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 class JsonLog:
@@ -17,7 +48,7 @@ class JsonLog:
         lock: held while writing; whoever reads needs none.
     """
 
-    def __init__(self, path: Path, lock: BaseFileLock) -> None:
+    def __init__(self, path: Path, lock: FolderLock) -> None:
         self._path, self._lock = path, lock
         self._file: tuple[int, bytes] | None = None  # inode and first line of what was read
         self._read = 0  # bytes
@@ -25,15 +56,13 @@ class JsonLog:
     def append(self, *records: Mapping[str, Any]) -> None:
         """Write records behind the others. What a kill left of a line is not taken for one."""
         text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records)
-        with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a+b") as file:
-                end = file.seek(0, os.SEEK_END)
-                if end:
-                    file.seek(end - 1)
-                    torn = file.read(1) != b"\n"
-                    text = "\n" * torn + text
-                file.write(text.encode())
+        with self._lock.held(), self._path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                torn = file.read(1) != b"\n"
+                text = "\n" * torn + text
+            file.write(text.encode())
 
     def news(self) -> tuple[bool, list[dict[str, Any]]]:
         """Whether all is read again, since the file is another one now, and the records not yet

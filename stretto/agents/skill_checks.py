@@ -7,6 +7,7 @@ It is no guard: skills run in sandboxes only, whatever was found here.
 import ast
 import builtins
 import doctest
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -22,9 +23,13 @@ _MAX_NAME = 64
 _MAX_CODE = 64 << 10
 _MAX_DOC = 8 << 10
 _MAX_TESTS = 100
+_MAX_TEST_NAME = 100
+_MAX_DEPTH = 100  # of code within code: reading goes by recursion
 _MAX_SHARED = 256  # inputs on which a skill is compared with others
 _STUB = "def {name}(*args, **kwargs):\n    return None\n"
 _BROKEN = frozenset({"raises NameError", "raises UnboundLocalError"})
+_PEEPING = frozenset({"builtins", "ctypes", "gc", "importlib", "inspect", "sys"})
+_DYNAMIC = frozenset({"__import__", "compile", "eval", "exec", "globals", "locals", "vars"})
 _PLAIN = (ast.Import, ast.ImportFrom, *FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Pass)
 
 
@@ -79,21 +84,39 @@ def form(skill: Skill) -> list[str]:
         wrong.append("its tests are stored with it: give hidden ones as checks")
     if skill.effect not in ("pure", "read", "write"):
         wrong.append(f"effect {skill.effect!r}: choose from pure, read, write")
+    try:
+        json.dumps(dict(skill.provenance))
+    except (TypeError, ValueError):
+        wrong.append("provenance has to be JSON values by name")
+    for test in skill.tests:
+        if not test.name.isprintable() or len(test.name) > _MAX_TEST_NAME:
+            wrong.append(f"test {test.name[:20]!r}: a name of one line, at most 100 characters")
+    for what, code in (("", skill.code), *((f"test {t.name}: ", t.code) for t in skill.tests)):
+        if told := _unreadable(code):
+            wrong.append(what + told)
     if wrong:
         return wrong
-    if not (told := syntax(skill.code)).good:
-        return [told.text]
     node = function_of(skill.code, skill.name)
     if node is None:
         return [f"the code defines no function {skill.name}"]
     if not skill.doc.strip() and not ast.get_docstring(node):
         return ["it has no description: give doc, or the function a docstring"]
-    for test in skill.tests:
-        if not (told := syntax(test.code)).good:
-            return [f"test {test.name}: {told.text}"]
-        if skill.name not in _mentioned(test.code):
-            wrong.append(f"test {test.name} does not use {skill.name}")
-    return wrong
+    mute = [test for test in skill.tests if skill.name not in _mentioned(test.code)]
+    return [f"test {test.name} does not use {skill.name}" for test in mute]
+
+
+def _unreadable(code: str) -> str:
+    if not (told := syntax(code)).good:
+        return told.text
+    try:
+        level: list[ast.AST] = [ast.parse(code)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"it cannot be parsed: {type(error).__name__}"
+    for _ in range(_MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return ""
+    return f"code within code more than {_MAX_DEPTH} deep"
 
 
 def read(
@@ -127,6 +150,7 @@ def read(
         wrong.append(told.text + hint)
     wrong += _effects(skill, [view[name] for name in order], tools)
     wrong += [f"it could deceive its tests: {doubt}" for doubt in suspects(skill.code)]
+    wrong += [f"it could see its tests by {name}" for name in sorted(_peeping(tree))]
     wrong += _changes(tree, {*skill.deps, *skill.tools})
     wrong += _collisions(skill, others, tools)
     mine = digest(skill.code)
@@ -254,6 +278,19 @@ def _effects(skill: Skill, order: Sequence[Skill], tools: Mapping[str, str]) -> 
             "read": "it may read files, or by a tool",
         }[use.effect]
         yield f"{what}; it declares {skill.effect}"
+
+
+def _peeping(tree: ast.Module) -> set[str]:
+    found = _DYNAMIC & {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules = {(node.module or "").partition(".")[0]}
+        else:
+            continue
+        found |= modules & _PEEPING
+    return set(found)
 
 
 def _changes(tree: ast.Module, lent: set[str]) -> Iterator[str]:

@@ -30,16 +30,15 @@ def calls_in(texts: Iterable[str], name: str) -> list[str]:
     found: dict[str, None] = {}
     for text in texts:
         try:
-            nodes = list(ast.walk(ast.parse(text)))
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    values = [*node.args, *(keyword.value for keyword in node.keywords)]
+                    given = ast.unparse(node)[len(node.func.id) :]
+                    plain = all(_is_plain(value) for value in values) and len(given) <= _MAX_TEXT
+                    if node.func.id == name and plain:
+                        found[given] = None
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
-        for node in nodes:
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                values = [*node.args, *(keyword.value for keyword in node.keywords)]
-                plain = all(_is_plain(value) for value in values)
-                given = ast.unparse(node)[len(node.func.id) :]
-                if node.func.id == name and plain and len(given) <= _MAX_TEXT:
-                    found[given] = None
     return list(found)
 
 
@@ -123,7 +122,10 @@ def _varied(call: str) -> Iterator[str]:
             if value is None:
                 continue
             before = _at(place)
-            _put(place, ast.parse(repr(value[0]), mode="eval").body)
+            new = ast.parse(repr(value[0]), mode="eval").body
+            if not _is_plain(new) or ast.unparse(new) == ast.unparse(before):
+                continue  # inf has no literal; some values have no neighbour
+            _put(place, new)
             yield ast.unparse(node)[1:]
             _put(place, before)
 

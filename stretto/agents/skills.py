@@ -10,11 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from stretto.agents import skill_checks
 from stretto.agents.feedback import Test
-from stretto.agents.jsonl import JsonLog
+from stretto.agents.jsonl import FolderLock, JsonLog
 from stretto.agents.retrieval import TextIndex
 from stretto.agents.sandbox import Backend, Policy, open_sandbox
 from stretto.agents.sandbox.base import OnCall
@@ -33,7 +31,6 @@ from stretto.runs import atomic_write
 __all__ = ["Skill", "SkillLibrary", "Stats", "Verdict"]
 
 _TRIES = 8  # of an admission while other processes change what it rests on
-_LOCK_SECONDS = 60.0
 _PARTS = ("code", "tests", "doc", "deps", "tools", "effect")
 
 
@@ -78,7 +75,7 @@ class SkillLibrary:
         self._sandbox: Backend = sandbox
         self._policy = policy or Policy(wall=5.0, cpu=4.0)
         self._failures = failures
-        self._lock = FileLock(self._folder / ".lock", timeout=_LOCK_SECONDS)
+        self._lock = FolderLock(self._folder)
         self._log = JsonLog(self._folder / "uses.jsonl", self._lock)
         self._skills: dict[str, Skill] = {}
         self._versions: dict[str, int] = {}  # the latest, damaged ones too
@@ -147,7 +144,7 @@ class SkillLibrary:
             wrong, tested = await self._run(skill, checks, on_call)
             if wrong:
                 return _refused(skill, wrong)
-            with self._lock:
+            with self._lock.held():
                 self._refresh()
                 if self._ground(skill) == ground and not self._read_against(skill, checks):
                     return Verdict(True, (), self._write(tested))

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stretto.agents.feedback import Feedback
-from stretto.agents.memory import Episode, Lesson, Memory, Variable, reflect, save, variables
+from stretto.agents.memory import Episode, Lesson, Memory, reflect
 from stretto.agents.repair import Attempt, Trajectory
 from stretto.agents.sandbox import NoSandboxError, Policy, open_sandbox
+from stretto.agents.variables import Variable, save, variables
 from stretto.errors import InputError
 from stretto.protocols import Completion
 

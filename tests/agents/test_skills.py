@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from stretto.agents.feedback import Test
-from stretto.agents.jsonl import JsonLog
+from stretto.agents.jsonl import FolderLock, JsonLog
 from stretto.agents.sandbox import NoSandboxError, Policy
 from stretto.agents.skill import digest, from_record, to_record
 from stretto.agents.skill_probes import calls_in, variations
@@ -102,6 +102,19 @@ def test_a_skill_is_tested_stored_found_and_loaded(tmp_path):
             changed("import sys\ndef square(x):\n    sys._getframe()\n    return x * x\n", doc="d"),
             "deceive its tests",
         ),
+        (
+            changed("import inspect\ndef square(x):\n    return x * x\n", doc="d", effect="write"),
+            "see its tests by inspect",
+        ),
+        (
+            changed("def square(x):\n    return eval('x*x')\n", doc="d", effect="write"),
+            "see its tests by eval",
+        ),
+        (changed(f"def square(x):\n    return {'x + ' * 150}x\n", doc="d"), "more than 100 deep"),
+        (changed("def square(x):\n    return 1\0\n", doc="d"), "null"),
+        (changed("def square(x):\n    return '\ud800'\n", doc="d"), "surrogates not allowed"),
+        (replace(SQUARE, tests=(Test("a\nb", "square(1)"),)), "a name of one line"),
+        (replace(SQUARE, provenance={"a": {1}}), "JSON values"),
         (replace(SQUARE, deps=("root",)), "no skill 'root', which square needs"),
         (replace(SQUARE, deps=("square",)), "in a circle: square -> square"),
         (replace(SQUARE, tools=("search",)), "no tool 'search'"),
@@ -349,9 +362,7 @@ def test_two_processes_share_a_library(tmp_path):
 
 
 def test_the_log_mends_and_passes_over_torn_lines(tmp_path):
-    from filelock import FileLock
-
-    lock = FileLock(tmp_path / "lock")
+    lock = FolderLock(tmp_path)
     log, reader = JsonLog(tmp_path / "a.jsonl", lock), JsonLog(tmp_path / "a.jsonl", lock)
     assert reader.news() == (False, [])
     log.append({"a": 1}, {"a": 2})
@@ -375,4 +386,6 @@ def test_digests_and_inputs():
     made = variations(["(2, k=[1])", "('ab')"])
     assert made[:3] == ["(3, k=[1])", "('abab')", "(2, k=[1, 1])"]
     assert len(made) <= 12 and not {"(2, k=[1])", "('ab')"} & set(made)
+    assert variations(["(1.7e308)"]) == ["(0.0)", "(-1.7e+308)"]
+    assert calls_in(["f(" + "[" * 150 + "]" * 150 + ")", "f(1)"], "f")[-1] == "(1)"
     assert from_record(json.loads(json.dumps(to_record(CUBE)))) == CUBE
