@@ -107,13 +107,13 @@ def test_any_text_keeps_to_budget_and_quotation(lessons, actions, budget):
 
 def test_the_oldest_is_forgotten_and_the_same_is_kept_once(tmp_path):
     memory = Memory(tmp_path, max_chars=100)
-    for number in range(8):
+    for number in range(7):
         memory.add_lesson(f"Lesson number {number} of many", f"run-{number}")
     memory.add_trajectory("a task", "answered", ["x" * 90])
-    memory.add_lesson("Lesson number 7 of many", "run-9")
+    memory.add_lesson("Lesson number 6 of many", "run-9")
     for each in (memory, Memory(tmp_path, max_chars=100)):
         kept = [item.source for item in each.find("lesson number", 50, "lesson")]
-        assert sorted(kept) == ["run-4", "run-5", "run-6", "run-9"]
+        assert sorted(kept) == ["run-3", "run-4", "run-5", "run-9"]
         assert len(each.find("task")) == 1
     lines = (tmp_path / "memory.jsonl").read_text().splitlines()
     memory.compact()

@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import pytest
 
+from stretto.agents import jsonl
 from stretto.agents.feedback import Test
 from stretto.agents.jsonl import FolderLock, JsonLog
 from stretto.agents.sandbox import NoSandboxError, Policy
 from stretto.agents.skill import digest, from_record, to_record
 from stretto.agents.skill_probes import calls_in, variations
 from stretto.agents.skills import Skill, SkillLibrary
-from stretto.errors import InputError
+from stretto.errors import InputError, LimitError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -359,6 +360,33 @@ def test_two_processes_share_a_library(tmp_path):
     assert len(versions) == 4 and library.get("shared").version == 4
     assert sum(library.get("shared", number).stats.uses for number in (1, 2, 3, 4)) == 100
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".shared")]
+
+
+def test_what_changes_during_an_admission_is_tested_again(tmp_path, monkeypatch):
+    library, other = SkillLibrary(tmp_path), SkillLibrary(tmp_path)
+    assert admit(library, SQUARE).ok
+    run, seen = library._run, []
+
+    async def meanwhile(skill, checks, on_call):
+        seen.append(library.get("square").version)
+        found = await run(skill, checks, on_call)
+        if len(seen) == 1:
+            wrong = changed("def square(x):\n    return x * x if x < 3 else 9\n", doc="d")
+            assert (await other.admit(wrong)).ok
+        return found
+
+    monkeypatch.setattr(library, "_run", meanwhile)
+    verdict = admit(library, CUBE, checks=[Test("four", "assert cube(4) == 64")])
+    assert seen == [1, 2] and verdict.reasons == ("it fails 1 of 1 hidden checks",)
+
+
+def test_a_lock_that_nobody_gives_back_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "_LOCK_SECONDS", 0.1)
+    one, other = FolderLock(tmp_path), FolderLock(tmp_path)
+    with one.held(), one.held(), pytest.raises(LimitError, match="keeps it locked"), other.held():
+        pass
+    with other.held():
+        pass
 
 
 def test_the_log_mends_and_passes_over_torn_lines(tmp_path):
