@@ -65,6 +65,7 @@ class Episode:
 
 Item = Lesson | Episode
 ItemKind = Literal["lesson", "episode"]
+_TYPES = {"tainted": bool, "scripted": bool, "actions": list}  # the others are texts
 _KINDS: dict[str, type[Lesson] | type[Episode]] = {"lesson": Lesson, "episode": Episode}
 
 
@@ -324,8 +325,10 @@ def _item(record: Mapping[str, Any]) -> tuple[int, Item] | None:
     number = record.get("id")
     if kind is None or not isinstance(number, int):
         return None
-    try:
-        item = kind(**{f.name: record[f.name] for f in fields(kind)})
-    except KeyError:
-        return None
-    return number, replace(item, actions=tuple(item.actions)) if isinstance(item, Episode) else item
+    for part in fields(kind):
+        if not isinstance(record.get(part.name), _TYPES.get(part.name, str)):
+            return None
+    item = kind(**{part.name: record[part.name] for part in fields(kind)})
+    return number, replace(item, actions=tuple(map(str, item.actions))) if isinstance(
+        item, Episode
+    ) else item

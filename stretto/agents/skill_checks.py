@@ -9,6 +9,7 @@ import builtins
 import doctest
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from stretto.agents.effects import ORDER, Effects
@@ -280,17 +281,24 @@ def _effects(skill: Skill, order: Sequence[Skill], tools: Mapping[str, str]) -> 
         yield f"{what}; it declares {skill.effect}"
 
 
-def _peeping(tree: ast.Module) -> set[str]:
-    found = _DYNAMIC & {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+def packages(code: str) -> set[str]:
+    """What the code imports that is not of the standard library."""
+    return _imported(ast.parse(code)) - sys.stdlib_module_names
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            modules = {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            modules = {(node.module or "").partition(".")[0]}
-        else:
-            continue
-        found |= modules & _PEEPING
-    return set(found)
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def _peeping(tree: ast.Module) -> set[str]:
+    called = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return {*(_DYNAMIC & called), *(_PEEPING & _imported(tree))}
 
 
 def _changes(tree: ast.Module, lent: set[str]) -> Iterator[str]:

@@ -53,9 +53,11 @@ class SkillLibrary:
 
     Args:
         folder: made by the first admission.
-        tools: effect of each tool that skills may call.
+        tools: effect of each tool that skills may call. If given, what calls others is neither
+            found nor loaded.
         sandbox: where admissions run.
         policy: limits there; ``imports`` are what skills may import beside the standard library.
+            If given, what imports more is neither found nor loaded.
         failures: see above.
     """
 
@@ -72,6 +74,7 @@ class SkillLibrary:
             raise InputError(f"failures={failures}: choose 1 or more")
         self._folder = Path(folder)
         self._tools = dict(tools or {})
+        self._any_tools, self._any_imports = tools is None, policy is None
         self._sandbox: Backend = sandbox
         self._policy = policy or Policy(wall=5.0, cpu=4.0)
         self._failures = failures
@@ -164,7 +167,7 @@ class SkillLibrary:
                 needed = skill_checks.closure(self._skills, [key])
             except InputError:
                 continue
-            if resting.keys().isdisjoint(needed):
+            if not any(name in resting or self._lacks(name) for name in needed):
                 skill = self._with_stats(self._skills[key])
                 found.append((fit * _merit(skill), skill))
         found.sort(key=lambda pair: (-pair[0], pair[1].name))
@@ -377,7 +380,20 @@ class SkillLibrary:
         for name in order:
             if name in resting:
                 raise InputError(f"skill {name} rests in quarantine: {resting[name]}")
+            if lacks := self._lacks(name):
+                raise InputError(f"skill {name} needs {lacks}, which is not here")
         return order
+
+    def _lacks(self, name: str) -> str:
+        """A tool or a package that the skill needs and that is not here; "" if there is none."""
+        skill = self._skills[name]
+        lacking = []
+        if not self._any_tools:
+            lacking += [f"the tool {tool}" for tool in skill.tools if tool not in self._tools]
+        if not self._any_imports:
+            missing = skill_checks.packages(skill.code) - set(self._policy.imports)
+            lacking += [f"the package {package}" for package in sorted(missing)]
+        return lacking[0] if lacking else ""
 
 
 def _merit(skill: Skill) -> float:

@@ -156,6 +156,8 @@ def test_processes_share_a_memory(tmp_path):
 def test_foreign_lines_are_passed_over(tmp_path):
     (tmp_path / "memory.jsonl").write_text(
         '{"kind": "dream", "id": 1}\n{"id": 2, "kind": "lesson"}\nx\n'
+        '{"id": 3, "kind": "lesson", "text": 7, "source": "", "task": "", '
+        '"tainted": false, "scripted": false}\n'
     )
     memory = Memory(tmp_path)
     assert len(memory) == 0

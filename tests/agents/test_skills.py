@@ -265,6 +265,18 @@ def test_tools_are_declared_and_stood_in_for(tmp_path):
     assert "calls the tool send" in told and "it may write; it declares read" in told
 
 
+def test_packages_that_are_not_here_are_not_loaded(tmp_path):
+    code = "def square(x):\n    import numpy.linalg\n    return x\n"
+    skill = replace(SQUARE, code=code, doc="d", version=1, signature="def square(x):")
+    (tmp_path / "square.1.json").write_text(json.dumps(to_record(skill)))
+    assert SkillLibrary(tmp_path).source("square") == code
+    assert SkillLibrary(tmp_path, policy=Policy(imports=("numpy",))).find("square")
+    poorer = SkillLibrary(tmp_path, policy=Policy())
+    assert poorer.find("square") == []
+    with pytest.raises(InputError, match="square needs the package numpy"):
+        poorer.source("square")
+
+
 def test_examples_speak_for_a_skill_and_limits_hold(tmp_path):
     library = SkillLibrary(tmp_path, policy=Policy(wall=1.0, cpu=1.0))
     code = (
