@@ -133,6 +133,7 @@ def test_data_nothing_is_lost_and_nothing_comes_twice(value, budget):
     assert repr(rebuilt(seen(LiveData(value), budget))) == repr(value)
 
 
+@settings(max_examples=40)
 @given(st.lists(TEXT, unique=True, min_size=1, max_size=12), st.data())
 def test_tables_nothing_is_lost_and_nothing_comes_twice(names, data):
     row = st.lists(SCALAR, min_size=len(names), max_size=len(names))
@@ -153,6 +154,7 @@ def test_tables_nothing_is_lost_and_nothing_comes_twice(names, data):
     assert repr([found[n] for n in range(len(rows))]) == repr(wanted)
 
 
+@settings(max_examples=40)
 @given(st.lists(TEXT, max_size=8))
 def test_pages_nothing_is_lost_and_nothing_comes_twice(texts):
     escaped = [html.escape(text.replace("\x00", "")) for text in texts]
@@ -166,6 +168,7 @@ def test_pages_nothing_is_lost_and_nothing_comes_twice(texts):
     assert [i.text for i in items if type(i).__name__ == "Text"] == [w for w in words if w]
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=300))
 def test_any_text_is_a_page(text):
     seen(LivePage(f"<title>{text}</title><h1>{text}</h1><input value={text}><table><td>{text}"))

@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stretto.agents.planning import CodePlan, validate
@@ -110,6 +110,7 @@ PARTS = [
 ]
 
 
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(PARTS)))
 def test_python_stays_as_it_is(parts):
     text = "\n".join(parts)

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stretto.agents.broker import Broker, Budgets
@@ -89,6 +89,7 @@ def test_text_with_values_and_dollars():
         ("1. add(1, 2)\n2. add($1, 2, c=3)", "step 2: tool add: there is no argument c"),
         ("1. add(1, 2)\n2. add($1, 2, 3)", "step 2: tool add: 3 positional arguments"),
         ("1. add(1, 'x')", "step 1: tool add: argument b is 'x'"),
+        ("[" + '{"tool": "add"},' * 1000 + '{"tool": "add"}]', "it has 1001 steps; give 1000"),
         ('[{"tool": "add"', "it is no JSON"),
         ('[{"tool": "add", "arguments": {}, "need": [1]}]', "step 1: there is no 'need'"),
         ('[{"name": "add"}]', "step 1: give"),
@@ -177,6 +178,7 @@ def test_budgets_hold():
     assert [each.status for each in result.steps] == ["done", "failed"]
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_any_graph_runs_each_step_once_after_its_needs(data):
     count = data.draw(st.integers(1, 8))

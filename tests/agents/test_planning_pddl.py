@@ -207,6 +207,33 @@ def test_a_plan_is_revised_until_the_twin_is_content():
     assert "->   2 place('mug')" in last and grid.log == []
 
 
+def test_a_model_writes_the_problem_and_the_solver_the_plan():
+    grid = GridWorld(2, 1, things={"mug": "b1"}, goal={"mug": "a1"})
+    registry = Registry(grid.tools())
+    problem = grid.pddl()[1]
+
+    async def read(text):
+        solution = await solve(DOMAIN, text)
+        if solution.ending != "solved":
+            raise InputError(solution.told.text)
+        return GraphPlan.chain(to_code(solution.actions, CALLS), registry)
+
+    async def judge(plan):
+        return await validate(plan, registry, grid.twin)
+
+    wrong = problem.replace("(at a1)", "(on a1)")
+    easy = problem.replace("(lies mug a1)", "(holds mug)")  # solved, but it is not the goal
+    model = Scripted(wrong, problem.replace("(free)", ""), easy, problem)
+    made = asyncio.run(make_plan(model, "bring the mug", read, judge, rounds=4))
+    assert [draft.told.text.partition(";")[0] for draft in made.drafts] == [
+        "pddl problem, line 3: there is no predicate 'on'",
+        "pddl: no plan reaches the goal from the initial state",
+        "after the last step: the goal is not reached: mug is not at a1",
+        "all 4 steps passed",
+    ]
+    assert made.plan is not None and made.plan.steps[-1].tool == "place"
+
+
 def test_rounds_are_bounded_and_the_last_failure_is_no_plan():
     model = Scripted("pick('mug')", "pick('mug')", "never asked")
     made = plan_by(model, GridWorld(2, 1, goal={"mug": "a1"}), rounds=2)

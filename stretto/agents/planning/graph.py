@@ -30,6 +30,7 @@ from stretto.errors import InputError
 
 Status = Literal["done", "failed", "cancelled"]
 
+_MOST = 1000  # steps
 _ENDS = {"join", "finish"}  # LLMCompiler's last step, which is no tool
 
 
@@ -121,6 +122,8 @@ class GraphPlan:
         written = [each for each in written if each.tool in registry or each.tool not in _ENDS]
         if not written:
             raise InputError("plan: there is no step in it; write 1. tool(name=value), one a line")
+        if len(written) > _MOST:
+            raise InputError(f"plan: it has {len(written)} steps; give {_MOST} or fewer")
         steps = tuple(_named(each, registry) for each in written)
         _check(steps)
         for step in steps:
