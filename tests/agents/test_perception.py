@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stretto.agents.perception import TYPES, LiveData, LiveTable
+from stretto.agents.perception import TYPES, LiveData, LivePage, LiveTable
 from stretto.agents.perception.data import _STEP
 from stretto.agents.perception.elements import Row
 from stretto.agents.perception.source import _FRAME, _LINE, MIN_BUDGET, render
 from stretto.errors import ConfigError, InputError
 
-LivePage = pytest.importorskip("stretto.agents.perception.page").LivePage
+pytest.importorskip("bs4")
 
 NAMES: dict = {}
 exec(TYPES, NAMES)  # as a sandbox does

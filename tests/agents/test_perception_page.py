@@ -1,18 +1,19 @@
 """A shop's page: what is seen of it, and what is done with it, also from within a sandbox."""
 
 import asyncio
+import sys
 
 import pytest
 
 from stretto.agents.broker import Broker, Call
-from stretto.agents.perception import METHODS, LiveData, LiveTable, object_tools
+from stretto.agents.perception import METHODS, LiveData, LivePage, LiveTable, object_tools
 from stretto.agents.refs import ObjectStore
 from stretto.agents.registry import Registry
 from stretto.agents.sandbox import open_sandbox
 from stretto.agents.tool import Tool
-from stretto.errors import InputError, SandboxError
+from stretto.errors import ConfigError, InputError, SandboxError
 
-LivePage = pytest.importorskip("stretto.agents.perception.page").LivePage
+pytest.importorskip("bs4")
 
 SHOP = """<!doctype html>
 <html><head><title>The  Shop</title><style>p { color: red }</style></head><body>
@@ -138,6 +139,12 @@ def test_links_and_buttons():
 def test_what_cannot_be_done(do, why):
     with pytest.raises(InputError, match=why):
         do(Shop().page())
+
+
+def test_pages_need_a_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "stretto.agents.perception.html", None)
+    with pytest.raises(ConfigError, match=r"run: pip install 'stretto\[agents\]'"):
+        LivePage("")
 
 
 @pytest.mark.parametrize(
