@@ -13,7 +13,7 @@ from stretto.agents.sandbox import open_sandbox
 from stretto.agents.tool import Tool
 from stretto.errors import ConfigError, InputError, SandboxError
 
-pytest.importorskip("bs4")
+ParserRejectedMarkup = pytest.importorskip("bs4.builder").ParserRejectedMarkup
 
 SHOP = """<!doctype html>
 <html><head><title>The  Shop</title><style>p { color: red }</style></head><body>
@@ -139,6 +139,23 @@ def test_links_and_buttons():
 def test_what_cannot_be_done(do, why):
     with pytest.raises(InputError, match=why):
         do(Shop().page())
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_pages_and_addresses():
+    for text in ("file.html", "http://x.y/z", "<![n", "&#xd800;&#x110000;", "<!-"):
+        LivePage(text).show()
+    page = LivePage("<a href='http://['>x</a><form action='//['>", "http://shop/")
+    assert [item.target for item in page.items(100)] == ["http://[", "//["]
+
+
+def test_pages_that_the_parser_refuses(monkeypatch):
+    def refuse(*_):
+        raise ParserRejectedMarkup("expected name\ntoken")
+
+    monkeypatch.setattr("stretto.agents.perception.html.BeautifulSoup", refuse)
+    with pytest.raises(InputError, match="page: it is no HTML: expected name token"):
+        LivePage("<![x")
 
 
 def test_pages_need_a_library(monkeypatch):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urljoin
 
 from bs4 import BeautifulSoup
+from bs4.builder import ParserRejectedMarkup
 from bs4.element import NavigableString, PreformattedString, Tag
 
 from stretto.agents.perception.elements import (
@@ -26,6 +27,7 @@ from stretto.agents.perception.elements import (
     Text,
     Title,
 )
+from stretto.errors import InputError
 
 Inner = Literal["all", "actions", "nothing"]
 
@@ -59,8 +61,16 @@ class Reader:
         self.presses: dict[int, tuple[str, str, str]] = {}  # kind, name and value of buttons
 
     def read(self, html: str) -> Iterator[Any]:
-        """Items in order."""
-        soup = BeautifulSoup(html, "html.parser")
+        """Items in order.
+
+        Raises:
+            InputError: the parser refuses it, as that of older Pythons does with ``<![x``.
+        """
+        try:
+            # Of one line without a tag the parser would warn that it may be the name of a file.
+            soup = BeautifulSoup(html if "<" in html else f"{html}\n", "html.parser")
+        except ParserRejectedMarkup as error:
+            raise InputError(f"page: it is no HTML: {' '.join(str(error).split())}") from None
         for label in soup.find_all("label"):
             if target := _attribute(label, "for"):
                 self._labels.setdefault(target, _text(label, {"label"})[:_LABEL])
@@ -106,7 +116,7 @@ class Reader:
         """
         name = tag.name
         if name == "a" and tag.has_attr("href"):
-            target = urljoin(self._url, _attribute(tag, "href"))
+            target = self._target(tag, "href")
             return [Link(self._id(), _text(tag, {"a"}), target)], "actions"
         if name == "button" or (name == "input" and _kind(tag) in _PRESSED):
             return [self._button(tag)], "nothing"
@@ -122,7 +132,7 @@ class Reader:
         if name == "table" and tag.find(_LAYOUT) is None and tag.find(_CELLS) is not None:
             return self._table(tag), "actions"
         if name == "img":
-            alt, source = _attribute(tag, "alt"), urljoin(self._url, _attribute(tag, "src"))
+            alt, source = _attribute(tag, "alt"), self._target(tag, "src")
             return [Image(alt, source)] if alt else [], "nothing"
         if name == "pre":
             return [Text(tag.get_text())], "actions"
@@ -130,7 +140,7 @@ class Reader:
 
     def _form(self, tag: Tag) -> Form:
         made = self._forms[id(tag)] = self._id()
-        target = urljoin(self._url, _attribute(tag, "action"))
+        target = self._target(tag, "action")
         return Form(made, target, (_attribute(tag, "method") or "get").lower())
 
     def _button(self, tag: Tag) -> Button:
@@ -191,6 +201,13 @@ class Reader:
     def _form_of(self, tag: Tag) -> int | None:
         found = (self._forms.get(id(parent)) for parent in tag.find_parents("form"))
         return next((form for form in found if form is not None), None)
+
+    def _target(self, tag: Tag, name: str) -> str:
+        written = _attribute(tag, name)
+        try:
+            return urljoin(self._url, written)
+        except ValueError:  # no address, such as http://[
+            return written
 
     def _id(self) -> int:
         self._made += 1
