@@ -162,7 +162,9 @@ def test_twins_are_like_the_real_tools():
         stands([Tool(move)])
     with pytest.raises(ConfigError, match="there is no real tool fly"):
         stands([Tool(move, name="fly")])
+    real.get("move").guards = "of the real robot"
     untried = stands([])
+    assert untried.get("move").guards is None
     plan = GraphPlan.read("1. near('pen')\n2. move('a2')", untried)
     result = asyncio.run(plan.run(Broker(untried)))
     assert result.steps[0].status == "done" and grid.log == []
