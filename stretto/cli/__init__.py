@@ -42,6 +42,14 @@ _EXTRAS = {
     "reasoning_gym": "train",
     "matplotlib": "evals",
     "scipy": "evals",
+    "bs4": "agents",
+    "mcp": "agents",
+    "openai": "agents",
+    "gymnasium": "commons",
+    "jsonschema": "commons",
+    "pettingzoo": "commons",
+    "polars": "commons",
+    "wordllama": "commons",
 }
 
 
