@@ -95,21 +95,17 @@ def prepare(sweep: Sweep, folder: Path) -> list[Planned]:
         InputError: the folder holds another sweep.
     """
     runs = plan(sweep)
-    manifest = {
-        "v": VERSION,
-        "sweep": configs.dump(sweep),
-        "runs": [{"id": one.id, "condition": one.condition, "seed": one.seed} for one in runs],
-    }
+    listed = [{"id": one.id, "condition": one.condition, "seed": one.seed} for one in runs]
+    manifest = json.loads(json.dumps({"v": VERSION, "sweep": configs.dump(sweep), "runs": listed}))
     path = folder / "manifest.json"
     if not path.exists():
         atomic_write(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return runs
     there = _read(path)
-    if (
-        there["runs"] != json.loads(json.dumps(manifest["runs"]))
-        or there["sweep"]["run"] != (json.loads(json.dumps(manifest["sweep"]))["run"])
-    ):
+    if _essence(there) != _essence(manifest):
         raise InputError(f"{folder}: holds another sweep; take another folder, or resume that one")
+    if there != manifest:  # the same, asked at another address or pace
+        atomic_write(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return runs
 
 
@@ -139,6 +135,13 @@ def run_folder(folder: Path, id: str) -> Path:  # noqa: A002 - the name it has i
 def is_done(folder: Path, id: str) -> bool:  # noqa: A002
     """Whether a run was played to its end."""
     return (run_folder(folder, id) / "metrics.json").exists()
+
+
+def _essence(manifest: Mapping[str, Any]) -> Any:
+    """What makes a sweep this one; where and how fast its models are asked does not."""
+    sweep = manifest["sweep"]
+    models = {name: one["model"] for name, one in sweep["models"].items()}
+    return [manifest["runs"], sweep["run"], sweep["factors"], sweep["conditions"], models]
 
 
 def _read(path: Path) -> dict[str, Any]:
