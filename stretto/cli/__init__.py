@@ -23,6 +23,7 @@ _COMMANDS = {
     "exits": ("exits:app", "Train exit heads: drafts of what a model will say."),
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
     "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
+    "commons": ("commons:app", "Play villages that share a resource: runs, sweeps, reports."),
     "sandbox": ("sandbox:app", "Run Python code confined."),
     "skills": ("skills:app", "Keep functions that agents wrote, tested before they are taken."),
     "doctor": ("sandbox:doctor", "Test what the sandboxes hold on this machine."),
