@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from stretto.engine.admission import Memory, Queue, default_bytes
 from stretto.engine.backends import Backend, check_name, open_backend
 from stretto.engine.clock import Clock, WallClock
+from stretto.engine.exits import exit_shares
 from stretto.engine.live import LiveLoop
 from stretto.engine.params import Limits, SamplingParams
 from stretto.engine.passes import Passes
@@ -16,7 +17,7 @@ from stretto.engine.sampling import Sampler
 from stretto.engine.scheduler import Scheduler
 from stretto.engine.session import Session
 from stretto.engine.setup import Checker
-from stretto.engine.speculation import Speculation, Speculator, exit_shares
+from stretto.engine.speculation import Speculation, Speculator
 from stretto.engine.stats import Stats
 from stretto.engine.tick import Tick
 from stretto.engine.writer import Row

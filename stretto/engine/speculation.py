@@ -23,8 +23,6 @@ from stretto.engine.session import Session
 from stretto.engine.stats import Drafted
 from stretto.engine.tick import Ints, Tick
 from stretto.errors import ConfigError
-from stretto.models import MultiStreamLM
-from stretto.models.exits import ExitHead, Exits
 
 DRAFTERS = ("silence", "lookup", "exit")
 _BEFORE = {"silence": 0.9, "lookup4": 0.7, "lookup3": 0.6, "lookup2": 0.4}
@@ -106,6 +104,7 @@ class Speculator:
         self._parts = exits
         self._kinds: dict[int, str] = {}
         self._draft: Draft | None = None
+        self._layer: int | None = None  # that drafted, also if its draft could not be used
         self.drafted: dict[str, Drafted] = {}
 
     def extend(self, ticks: Sequence[Tick], room: int) -> list[Tick]:
@@ -115,7 +114,7 @@ class Speculator:
             ticks: none empty.
             room: visible cells that may be added to the cache.
         """
-        self._kinds, self._draft = {}, None
+        self._kinds, self._draft, self._layer = {}, None, None
         self._base, self._sessions, self._rows = sum(map(len, ticks)), len(ticks), 0
         self._since += 1
         if self._rest:
@@ -160,18 +159,19 @@ class Speculator:
 
     def measured(self, cells: int, seconds: float) -> None:
         """Take note of how long the step took that was extended last."""
-        costs = self._plain if self._draft is None else self._exits[self._draft.layer]
+        is_by_exit = self._layer is not None
+        costs = self._plain if self._layer is None else self._exits[self._layer]
         costs.measured(cells, seconds)
-        if cells == self._base and self._draft is None:
+        if cells == self._base and not is_by_exit:
             self._since = 0
         plain = self._plain.of(self._base)
         if plain is None:
             return
         for purse in self._purses.values():
             purse.passed(plain)
-        if cells > self._base:
+        if cells > self._base or is_by_exit:  # an exit takes time also if it drafts nothing
             made = 1 + self._rows / self._sessions
-            self._purses[self._draft is not None].tried(plain, seconds, made)
+            self._purses[is_by_exit].tried(plain, seconds, made)
 
     def _guesses(self, ticks: Sequence[Tick], able: list[int]) -> dict[int, Guess]:
         """What is known without asking the model, by tick."""
@@ -234,7 +234,7 @@ class Speculator:
         return extended
 
     def _with_exit(self, ticks: Sequence[Tick], layer: int, rows: dict[int, int]) -> list[Tick]:
-        backend = cast("Drafting", self._backend)
+        backend, self._layer = cast("Drafting", self._backend), layer
         numbers = np.array([rows.get(i, 0) for i in range(len(ticks))], np.int64)
         least = self._least(ticks, layer) if self._settings.adaptive else 0.0
         draft = backend.draft(build(ticks), layer, numbers, least)
@@ -267,55 +267,3 @@ class Speculator:
 def _can_follow(tick: Tick) -> bool:
     session = tick.session
     return session.speculates and session.is_prefilled and len(tick.outputs) > 0
-
-
-def exit_shares(
-    backend: Backend,
-    lm: MultiStreamLM,
-    exits: Exits | None,
-    exit_layer: int | None,
-    speculation: Speculation | None,
-) -> dict[int, float]:
-    """Give a back end the exits that it is to use.
-
-    Returns:
-        for each that may draft, its cost as a part of the whole model's: weights read.
-
-    Raises:
-        ConfigError: an exit is asked for that cannot be had, or speculation without the whole
-            model.
-    """
-    wanted = [exit_layer] if exit_layer is not None else []
-    if speculation is not None:
-        if exit_layer is not None:
-            raise ConfigError("exit_layer leaves no layers to check drafts: give no speculation")
-        wanted = list(speculation.exit_layers or ())
-        if "exit" not in speculation.drafters:
-            return {}
-    elif exit_layer is None:
-        return {}
-    offers = hasattr(backend, "set_exits")
-    if wanted and not offers:
-        raise ConfigError("this back end offers no exits: choose native")
-    missing = set(wanted) - set(exits.heads if exits else ())
-    if missing:
-        known = ", ".join(map(str, exits.layers)) if exits else "none"
-        raise ConfigError(f"no exit after layer {min(missing)}; the model's exits: {known}")
-    if exits is None or not offers:
-        return {}
-    cast("Drafting", backend).set_exits(exits, lm)
-    if exit_layer is not None:
-        return {}
-    layers = wanted or exits.layers
-    return {layer: _share(lm, exits.heads[layer]) for layer in layers}
-
-
-def _share(lm: MultiStreamLM, head: ExitHead) -> float:
-    """Weights that a draft at an exit reads, over those of a whole step."""
-    layers = lm.config.num_hidden_layers
-    hidden = lm.stream_embedding.shape[1]
-    unembedding = (lm.vocab_size + 2) * hidden
-    decoder = lm.base.get_decoder()
-    layer = sum(p.numel() for p in decoder.layers[0].parameters())
-    adapter = 3 * head.inner * hidden + len(head.ids) * hidden
-    return (head.layer * layer + adapter) / (layers * layer + unembedding)

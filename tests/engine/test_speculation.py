@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schedules import CODEC, LMS, SETS, check_equals_reference, script
 
-from stretto.engine import Engine, Limits, SamplingParams, Speculation, lookup, reference
+from stretto.engine import Engine, Grammar, Limits, SamplingParams, Speculation, lookup, reference
 from stretto.engine.backends.native import library
 from stretto.engine.lookup import Guess
 from stretto.engine.pace import Belief, Costs, Offer, Purse, choose_rows
@@ -115,6 +116,47 @@ def test_exits_that_are_right_save_passes(warm: bool) -> None:
     count = made.stats().drafted["exit1"]
     assert count.true > 10 and made.stats().steps < 63 - count.true
     assert count.rows >= count.tested >= count.true
+
+
+@pytest.mark.skipif(library.why_not() is not None, reason="the native back end is not here")
+def test_a_draft_that_a_grammar_forbids_is_paid_for_by_exits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is known of plain steps and of other drafts must not suffer for it."""
+    pytest.importorskip("llguidance")
+    lm = EARLY["audit"]
+    made = Engine(
+        lm, CODEC, backend="native", exits=EXITS["audit"],
+        speculation=Speculation(drafters=("exit",), max_rows=3, adaptive=False),
+    )  # fmt: skip
+    calls: Counter[str] = Counter()
+
+    def counted(of: Any, name: str, what: str) -> None:
+        act = getattr(of, name)
+
+        def counting(*args: Any) -> Any:
+            calls[what] += 1
+            return act(*args)
+
+        monkeypatch.setattr(of, name, counting)
+
+    ahead: Any = made._passes._speculator
+    for of, name, what in (
+        (ahead._backend, "draft", "drafts"), (ahead._backend, "finish", "used"),
+        (ahead._plain, "measured", "plain"), (ahead._exits[1], "measured", "exit"),
+        (ahead._purses[False], "tried", "paid by known"),
+        (ahead._purses[True], "tried", "paid by exits"),
+    ):  # fmt: skip
+        counted(of, name, what)
+    forced = SamplingParams(grammar=Grammar.regex("[xyz]{30}"))
+    sampling = {lm.streams[i].name: forced for i in lm.streams.outputs}
+    session = made.open(prompts={"user": [66]}, sampling=sampling, limits=Limits(max_rows=30))
+    session.close()
+    made.run([session])
+    assert calls["drafts"] > calls["used"] + 5, "nothing was forbidden: this would show nothing"
+    assert calls["exit"] == calls["drafts"]
+    assert calls["plain"] == made.stats().steps - calls["drafts"]
+    assert calls["paid by known"] == 0 < calls["paid by exits"]
 
 
 def test_what_exits_cannot_do_is_refused() -> None:
