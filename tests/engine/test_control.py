@@ -187,3 +187,32 @@ def test_many_sessions_are_asked_again_after_a_while() -> None:
             world.control.choose([Able(s, WIDTH, "lookup2", 4) for s in world.sessions], 999)
         world.control.measured(WIDTH * 16, linear(WIDTH * 16), None)
     assert 3 < asked < 20
+
+
+def steps_until_drafted(control: Controller, most: int) -> int:
+    """Steps in which nothing is drafted for a session that something is known of."""
+    session = Session()
+    for step in range(most):
+        control.begin(WIDTH, 1)
+        if control.choose([Able(session, WIDTH, "lookup4", MOST)], 99)[1] != [0]:
+            return step
+        control.measured(WIDTH, 1.0, None)
+    return most
+
+
+def test_what_a_pass_cost_once_is_doubted_after_a_while() -> None:
+    control = Controller(MOST, {})
+    for cells, seconds in ((WIDTH, 1.0), (2 * WIDTH, 9.0)):
+        control.begin(cells, 1)
+        control.measured(cells, seconds, None)
+    assert 0 < steps_until_drafted(control, 300) < 100
+
+
+def test_what_other_sessions_found_wrong_is_tried_again() -> None:
+    control, other = Controller(MOST, {}), Session()
+    for cells in (WIDTH, 2 * WIDTH):
+        control.begin(cells, 1)
+        control.measured(cells, 1.0 if cells == WIDTH else 1.3, None)
+    for _ in range(200):
+        control.tested(other, "lookup4", 0, 1)
+    assert 50 < steps_until_drafted(control, 1000) < 500

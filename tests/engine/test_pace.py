@@ -28,6 +28,14 @@ def test_stalls_do_not_count_as_cost() -> None:
     assert (costs.of(1) or 9) < 1.2
 
 
+def test_a_longer_pass_is_never_thought_to_take_longer_than_several() -> None:
+    costs = Costs()
+    costs.measured(4, 1.0)
+    for cells, most in ((8, 2.0), (5, 2.0), (40, 10.0)):
+        costs.measured(cells, 100.0)
+        assert costs.of(cells) == pytest.approx(most)
+
+
 def test_drafts_that_do_not_pay_are_given_up() -> None:
     purse = Purse()
     lost = 0.0
