@@ -23,6 +23,7 @@ from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
+import httpx2
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -336,7 +337,8 @@ class EndpointChat:
 
     def _client(self) -> Any:
         openai = _openai()
-        http = openai.DefaultAsyncHttpxClient(trust_env=False, proxy=self._proxy)
+        limits = httpx2.Limits()  # none: the gate keeps them
+        http = openai.DefaultAsyncHttpxClient(trust_env=False, proxy=self._proxy, limits=limits)
         client = openai.AsyncOpenAI(
             api_key=self._hide.key or "none",
             base_url=self._hide.address,
