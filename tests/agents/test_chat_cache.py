@@ -9,6 +9,7 @@ pytest.importorskip("benchmarks.endpoint")  # not in an installed package
 from benchmarks.endpoint import Endpoint
 from stretto.agents.chat import Budget, EndpointChat, EndpointError
 from stretto.agents.chat_cache import ChatCache
+from stretto.agents.chat_gate import Gate
 from stretto.errors import ConfigError, InputError, LimitError
 from stretto.protocols import Completion, Message, Usage
 
@@ -171,3 +172,32 @@ def test_a_cached_answer_costs_nothing(tmp_path):
 def test_negative_budget():
     with pytest.raises(ConfigError, match="tokens"):
         Budget(tokens=-1)
+
+
+def test_a_place_at_the_gate_is_never_lost_nor_given_twice():
+    async def run():
+        gate, at_once, release = Gate(None), [0, 0], asyncio.Event()
+        gate.limit(1, None)
+
+        async def use(wait):
+            async with gate.turn():
+                at_once[0] += 1
+                at_once[1] = max(at_once)
+                await wait()
+                at_once[0] -= 1
+
+        first = asyncio.create_task(use(release.wait))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(use(lambda: asyncio.sleep(0))) for _ in range(6)]
+        await asyncio.sleep(0)
+        others[3].cancel()  # while it stands in line
+        release.set()
+        await asyncio.sleep(0)
+        others[0].cancel()  # its turn has come, and it does not know yet
+        told = await asyncio.wait_for(
+            asyncio.gather(first, *others, return_exceptions=True), timeout=5
+        )
+        assert sum(isinstance(each, asyncio.CancelledError) for each in told) == 2
+        assert at_once == [0, 1]
+
+    asyncio.run(run())
