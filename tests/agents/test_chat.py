@@ -205,11 +205,17 @@ def test_retry_after_holds_back_everybody():
         loop = asyncio.get_running_loop()
         async with EndpointChat("m", base_url=endpoint.url) as chat:
             start = loop.time()
+            first = asyncio.create_task(chat.complete(ASK))
+            while not endpoint.asked or endpoint.fails:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)  # until the refusal has come back
             await chat.complete(ASK)
-            return loop.time() - start
+            assert loop.time() - start >= 0.8
+            await first
 
-    with Endpoint(fails=["429"], retry_after="0.4") as endpoint:
-        assert asyncio.run(run()) >= 0.4
+    with Endpoint(fails=["429"], retry_after="0.8") as endpoint:
+        asyncio.run(run())
+    assert len(endpoint.asked) == 3
 
 
 def test_retry_after_is_a_number_or_a_date():

@@ -1,5 +1,6 @@
 import asyncio
 import multiprocessing
+import time
 
 import pytest
 
@@ -81,8 +82,16 @@ def test_failures_are_not_cached(tmp_path):
         assert not ask(endpoint, cache=cache).cached
 
 
+class SlowCache(ChatCache):
+    """Leaves others time to get in between."""
+
+    def _catch_up(self):
+        super()._catch_up()
+        time.sleep(0.001)
+
+
 def _fill(path, start):
-    cache = ChatCache(path)
+    cache = SlowCache(path)
     for number in range(start, start + 60):
         cache.put(f"key {number}", Completion(f"text {number} " * 50))
 
@@ -105,12 +114,14 @@ def test_cache_after_a_killed_writer(tmp_path):
     path = tmp_path / "c.jsonl"
     ChatCache(path).put("a", Completion("one"))
     whole = path.read_bytes()
-    for end in (1, len(whole) - 1):
-        path.write_bytes(whole + whole.replace(b"one", b"two")[:end])
+    longer = whole.replace(b"one", b"two" * 100)
+    for end in (1, len(longer) - 1):
+        path.write_bytes(whole + longer[:end])
         cache = ChatCache(path)
         assert len(cache) == 1
         cache.put("b", Completion("three"))
         assert [ChatCache(path).get(key).text for key in "ab"] == ["one", "three"]
+        assert path.read_bytes().endswith(b"\n")
 
 
 def test_cache_that_is_none(tmp_path):
@@ -191,6 +202,8 @@ def test_a_place_at_the_gate_is_never_lost_nor_given_twice():
         others = [asyncio.create_task(use(lambda: asyncio.sleep(0))) for _ in range(6)]
         await asyncio.sleep(0)
         others[3].cancel()  # while it stands in line
+        for _ in range(5):
+            await asyncio.sleep(0)
         release.set()
         await asyncio.sleep(0)
         others[0].cancel()  # its turn has come, and it does not know yet
