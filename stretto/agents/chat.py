@@ -17,6 +17,7 @@ import json
 import os
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -338,7 +339,9 @@ class EndpointChat:
     def _client(self) -> Any:
         openai = _openai()
         limits = httpx2.Limits()  # none: the gate keeps them
-        http = openai.DefaultAsyncHttpxClient(trust_env=False, proxy=self._proxy, limits=limits)
+        http = openai.DefaultAsyncHttpxClient(
+            trust_env=False, proxy=self._proxy, limits=limits, verify=_tls()
+        )
         client = openai.AsyncOpenAI(
             api_key=self._hide.key or "none",
             base_url=self._hide.address,
@@ -362,6 +365,12 @@ def _openai() -> Any:
             "chat endpoints need the client openai; install stretto[agents]"
         ) from None
     return openai
+
+
+@cache
+def _tls() -> Any:
+    """Certificates take 40 ms to read: once is enough."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 async def _chunks(stream: Any) -> AsyncIterator[wire.Body]:

@@ -102,6 +102,10 @@ def test_no_content_unless_asked(spans, monkeypatch):
     assert json.loads(call["gen_ai.tool.call.result"]) == SECRET
 
 
+def refuse(messages):
+    raise InputError(SECRET)
+
+
 def test_failures_are_errors_without_their_words(spans):
     async def run():
         broker = Broker(Registry([look]))
@@ -109,12 +113,12 @@ def test_failures_are_errors_without_their_words(spans):
         with trace.agent("spy", "x", model="m") as span:
             span.end("failed", "")
         with pytest.raises(InputError):
-            await ScriptedChat([], name=SECRET[:3]).complete([])
+            await ScriptedChat(refuse, name="shy").complete([])
 
     asyncio.run(run())
     found = spans()
     assert {name: span.attributes["error.type"] for name, span in found.items()} == {
-        "execute_tool look": "tool", "invoke_agent spy": "failed", "chat the": "InputError",
+        "execute_tool look": "tool", "invoke_agent spy": "failed", "chat shy": "InputError",
     }  # fmt: skip
     assert all(span.status.status_code is StatusCode.ERROR for span in found.values())
     assert not any(SECRET in span.to_json() for span in found.values())
