@@ -14,7 +14,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"stretto", "benchmarks", "tests", "hatch-build", "hatch_build"} | {
     p.stem for p in (ROOT / "tests").rglob("*.py")
 }
-DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "opentelemetry": "opentelemetry-api"}
 
 # What an area may import besides the core.
 AREAS = {
