@@ -211,8 +211,8 @@ class JsonParser(_WholeParser):
         words += text[at:]
         if actions:
             words = _JSON_FENCE.sub("", words)
-        elif re.search(r'\{\s*"(?:name|tool|function)"\s*:', text):
-            actions = [Malformed(_why_not_json(text))]
+        elif (hint := _why_not_json(text)) is not None:
+            actions = [Malformed(hint)]
         return words, actions
 
 
@@ -289,16 +289,15 @@ def _calls(value: Any) -> list[Item] | None:
     return [_told(name, given if isinstance(given, str) else json.dumps(given), "")]
 
 
-def _why_not_json(text: str) -> str:
-    start = re.search(r"\{\s*\"(?:name|tool|function)\"", text)
-    assert start is not None
-    try:
-        json.JSONDecoder().raw_decode(text, start.start())
-    except (ValueError, RecursionError) as error:
-        why = str(error)
-    else:
-        why = "arguments are missing"
-    return f'the call cannot be read ({why}); write {{"name": "...", "arguments": {{...}}}}'
+def _why_not_json(text: str) -> str | None:
+    """What is wrong with a call that was begun; None if there is none."""
+    for start in re.finditer(r"\{\s*\"(?:name|tool|function)\"\s*:", text):
+        try:
+            json.JSONDecoder().raw_decode(text, start.start())
+        except (ValueError, RecursionError) as error:
+            why = f"the call cannot be read ({error})"
+            return f'{why}; write {{"name": "...", "arguments": {{...}}}}'
+    return None
 
 
 def _line_call(text: str) -> Item:
