@@ -6,8 +6,8 @@ its events kept. Ours is raised.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -163,17 +163,21 @@ class Agent:
             SandboxError: there is no sandbox for code.
         """
         result: AgentResult | None = None
-        async for each in self._stream(task, folder):
-            if isinstance(each, AgentResult):
-                result = each
+        async with aclosing(self._stream(task, folder)) as events:
+            async for each in events:
+                if isinstance(each, AgentResult):
+                    result = each
         assert result is not None
         return result
 
-    async def stream(self, task: str, *, folder: Path | None = None) -> AsyncIterator[AgentEvent]:
-        """The same, as events while they happen; leaving the loop ends the run."""
-        async for each in self._stream(task, folder):
-            if isinstance(each, AgentEvent):
-                yield each
+    async def stream(
+        self, task: str, *, folder: Path | None = None
+    ) -> AsyncGenerator[AgentEvent, None]:
+        """The same, as events while they happen; closing the iterator ends the run."""
+        async with aclosing(self._stream(task, folder)) as events:
+            async for each in events:
+                if isinstance(each, AgentEvent):
+                    yield each
 
     def interrupt(self, text: str) -> None:
         """Say something to the runs that go on: the model stops writing, its block is abandoned.
@@ -188,7 +192,7 @@ class Agent:
 
     async def _stream(
         self, task: str, folder: Path | None
-    ) -> AsyncIterator[AgentEvent | AgentResult]:
+    ) -> AsyncGenerator[AgentEvent | AgentResult, None]:
         from stretto.agents.turns import Turns
 
         run, past = _open(task, folder, self)

@@ -67,10 +67,10 @@ class Answer:
         Raises:
             SandboxError: the sandbox gave up.
         """
-        asking = asyncio.ensure_future(ask(self._hear))
+        asking = asyncio.ensure_future(self._listen(ask, note))
         asking.add_done_callback(lambda _: self._changed.set())
         try:
-            if not await self._follow(asking, note) and self.completion is None:
+            if not await self._follow(asking) and self.completion is None:
                 asking.cancel()  # the rest is of no use
                 await asyncio.wait({asking})
                 self.broken = True
@@ -123,27 +123,26 @@ class Answer:
             self._outcomes[event.index] = event
         self._changed.set()
 
-    async def _follow(
-        self, asking: asyncio.Future[Completion], note: Callable[[Completion], Completion]
-    ) -> bool:
+    async def _listen(self, ask: Ask, note: Callable[[Completion], Completion]) -> None:
+        whole = await ask(self._hear)
+        rest = ""
+        if whole.text.startswith(self.text):
+            rest = whole.text[len(self.text) :]
+        else:  # what was told is what was run
+            whole = replace(whole, text=self.text)
+        self.completion = whole = note(whole)
+        self._take(self._parser.push(rest) + self._parser.finish(whole))
+        self.text += rest
+
+    async def _follow(self, asking: asyncio.Future[None]) -> bool:
         """Until the answer is whole and all that may run before is done; False: a failure."""
         while True:
             while self._queue:
                 if not await self._show(self._queue.popleft()):
                     return False
-            if self.completion is not None:
-                return True
             if asking.done():
-                whole = asking.result()
-                rest = ""
-                if whole.text.startswith(self.text):
-                    rest = whole.text[len(self.text) :]
-                else:  # what was told is what was run
-                    whole = replace(whole, text=self.text)
-                self.completion = whole = note(whole)
-                self._take(self._parser.push(rest) + self._parser.finish(whole))
-                self.text += rest
-                continue
+                asking.result()
+                return True
             self._changed.clear()
             await self._changed.wait()
 
@@ -236,6 +235,8 @@ class Answer:
         error = None
         if outcome.kind == "error":
             error = {key: data[key] for key in ("type", "message", "line")}
+            if data["limit"] and error["type"] == "KeyboardInterrupt":  # how it was stopped
+                error |= {"type": "LimitReached", "message": f"its {data['limit']} limit"}
         self._put({
             "index": outcome.index, "ok": error is None, "value_repr": data.get("value"),
             "stdout": data["stdout"], "stderr": data["stderr"], "limit": data.get("limit"),

@@ -26,14 +26,13 @@ class Caller:
 
     Attributes:
         turn: that calls now.
-        made: calls that ran, those of the record included.
         used: tools that were called.
         exhausted: a call was refused because the run's calls are used up.
         answer: what ``answer()`` was given: one value, or none.
     """
 
     def __init__(self, registry: Registry, broker: Broker, recording: Recording) -> None:
-        self.turn, self.made, self.exhausted = 0, 0, False
+        self.turn, self.exhausted = 0, False
         self.used: dict[str, None] = {}
         self.answer: list[Any] = []
         self._registry, self._broker, self._recording = registry, broker, recording
@@ -79,10 +78,10 @@ class Caller:
             past.begun[place] -= 1
             told = "the run broke off during this call; whether it was done is not known"
             record = self._failed(name, args, kwargs, f"tool {name}: {told}", "tool")
+            self._recording.note("called", turn=self.turn, key=key, record=record)
         else:
             record = await self._make(name, args, kwargs, key)
         self.used[record["tool"]] = None
-        self.made += record["kind"] not in ("arguments", "denied", "budget")
         self.exhausted |= record["kind"] == "budget" and "in this run" in record["error"]
         if record.get("untrusted"):
             self._tainted |= {record["tool"]}

@@ -31,7 +31,7 @@ def of_code(
     where = f"line {error['line']}: {error['type']}: {scrub(error['message'])}"
     note = "What ran before it is kept; go on from there."
     if left > 1:
-        note = f"{left - 1} later statements did not run. {note}"
+        note = f"Statements behind it that did not run: {left - 1}. {note}"
     details = {"trace": note, "explain": explain_error(error["type"], source_line, hint or None)}
     wrong = Feedback("binary", False, where, "code", line=error["line"], details=details)
     return [Feedback("result", seen, seen, "code"), wrong] if seen else [wrong]

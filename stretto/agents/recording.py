@@ -3,7 +3,8 @@
 ``events.jsonl`` of the run folder holds lines of two sorts. ``agent`` lines are the events, in an
 order that does not depend on how fast anything was. The others are a journal: ``completion`` (a
 model's answer), ``begun`` (a call that may change something is about to run), ``called`` (what came
-of a call) and ``resumed`` (events from this number on were superseded). A run that was killed goes
+of a call), ``heard`` (what there was of an answer when the run ended) and ``resumed`` (events from
+this number on were superseded). A run that was killed goes
 on from both: what is in the journal is not asked for again.
 """
 
@@ -39,6 +40,7 @@ class Past:
     Attributes:
         events: so far.
         completions: by turn.
+        heard: text of answers that never became whole, by turn.
         calls: records of calls that nobody has taken yet, by turn and what was asked.
         begun: how often a call was begun of which no record came.
         limits: of the run, as it was last gone on with; None: as it began.
@@ -47,6 +49,7 @@ class Past:
 
     events: list[AgentEvent] = field(default_factory=list)
     completions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    heard: dict[int, str] = field(default_factory=dict)
     calls: dict[tuple[int, str], deque[dict[str, Any]]] = field(
         default_factory=lambda: defaultdict(deque)
     )
@@ -98,6 +101,8 @@ def read(run: Run) -> Past:
                     past.events.append(_event(line["event"], len(past.events)))
                 case "completion":
                     past.completions[line["turn"]] = line["completion"]
+                case "heard":
+                    past.heard[line["turn"]] = line["text"]
                 case "begun":
                     past.begun[line["turn"], line["key"]] += 1
                 case "called":

@@ -55,6 +55,8 @@ async def replay(
         InputError: the folder holds no agent's run.
     """
     past = read(Run.open(folder))
+    if past.end is None:
+        del past.events[past.holds :]  # of an answer that a kill took with it
     if not past.events:
         raise InputError(f"{folder}: the run broke off before it began; there is nothing to replay")
     past.strict = True

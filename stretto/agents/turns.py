@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from stretto.agents.agent import Agent
 
 MEMORY_CHARS = 2000
+REFUSED = ("arguments", "denied", "budget")
+"""Kinds of errors of calls that never ran."""
 _GLANCE_S = 0.005  # how often a record is looked at for what broke in
 _CHARS_A_TOKEN = 4  # where nobody tells
 
@@ -335,8 +337,8 @@ class Turns:
         self, messages: list[Message], around: prompting.Surroundings, hear: Callable[[str], None]
     ) -> Completion:
         past = self._past.completions.get(self._turn)
-        if past is not None:
-            hear(past["text"])
+        if past is not None or self._past.strict:
+            hear(past["text"] if past is not None else self._past.heard.get(self._turn, ""))
         if self._past.strict if past is None else past["interrupted"]:
             await asyncio.Event().wait()  # something is about to break in
         if past is not None:
@@ -397,10 +399,14 @@ class Turns:
             raise EndError("limit", "seconds")
 
     def _end(self, end: EndError) -> None:
+        heard = self._answer
+        if heard is not None and heard.completion is None and not self._past.strict:
+            self.recording.note("heard", turn=self._turn, text=heard.text)
         answer = end.answer if end.answer is not None else self._partial()
+        made = [e.data["kind"] for e in self.recording.events if e.kind == "call"]
         self.recording.emit(
             "end", "say", outcome=end.outcome, answer=answer, reason=end.reason,
-            usage=asdict(self._usage), turns=self._turn, calls=self._caller.made,
+            usage=asdict(self._usage), turns=self._turn, calls=sum(kind not in REFUSED for kind in made),
         )  # fmt: skip
 
     def _partial(self) -> str:
@@ -417,8 +423,7 @@ def _called(past: Past) -> int:
     """Calls that are on record and will be taken from there."""
     if past.strict:
         return 0
-    refused = ("arguments", "denied", "budget")
-    return sum(r["kind"] not in refused for waiting in past.calls.values() for r in waiting)
+    return sum(r["kind"] not in REFUSED for waiting in past.calls.values() for r in waiting)
 
 
 def _is_break(work: "asyncio.Task[None]") -> bool:
