@@ -20,6 +20,8 @@ from stretto.protocols import Completion
 
 _GLANCE_S = 0.05  # how often a block that says nothing is looked at
 
+REFUSALS = ("refusal", "content_filter")
+
 Ask = Callable[[Callable[[str], None]], Awaitable[Completion]]
 
 
@@ -76,14 +78,22 @@ class Answer:
                 self.broken = True
                 self.completion = note(Completion(self.text))
             self.tell()
-            if self.stream is not None:
+            if self.stream is not None and self._is_meant():
                 await self._commit(self.stream)
+            elif self.stream is not None:
+                await self.stream.abandon()
+                self._recording.emit("abandon", "code", statements=None)
         except BaseException:
             asking.cancel()
             await asyncio.wait({asking})
             if self.stream is not None:
                 await self.stream.abandon()
             raise
+
+    def _is_meant(self) -> bool:
+        """Whether its code may go on to what writes: not that of half an answer, or a refused."""
+        assert self.completion is not None
+        return not self.malformed and self.completion.finish_reason not in REFUSALS
 
     def tell(self) -> None:
         """Make an event of the completion."""

@@ -24,7 +24,7 @@ _JSON_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})[\w]*[ \t]*$", re.MULTILINE)
 _ACTION = re.compile(r"^[ \t]*Action:[ \t]*(.*)$", re.MULTILINE)
 _NAMES = ("name", "tool", "function")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
-_CUT = "your answer was cut off because it was too long; write less at a time"
+_CUT = "your answer was cut off, as it was too long, and its actions were undone; write less"
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,6 @@ class Caller:
             self.answer[:] = [*args, *kwargs.values()]
             return None
         record = await self.call(name, args, kwargs)
-        self._open.setdefault(key_of(name, args, kwargs), deque()).append(record)
         if not record["ok"]:
             raise CallError(record["error"])
         return record["value"]
@@ -66,7 +65,7 @@ class Caller:
     async def call(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The record of a call, made now or before."""
+        """The record of a call, made now or before; :meth:`take` gives it again, once."""
         key = key_of(name, args, kwargs)
         past, place = self._recording.past, (self.turn, key)
         if past.calls.get(place):
@@ -85,6 +84,7 @@ class Caller:
         self.exhausted |= record["kind"] == "budget" and "in this run" in record["error"]
         if record.get("untrusted"):
             self._tainted |= {record["tool"]}
+        self._open.setdefault(key, deque()).append(record)
         return record
 
     async def _make(
@@ -127,12 +127,12 @@ class Caller:
         }  # fmt: skip
 
     def take(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """The record of a call that a statement made; None if there is none."""
+        """A record that becomes an event now; None if there is none."""
         waiting = self._open.get(key_of(name, args, kwargs))
         return waiting.popleft() if waiting else None
 
     def unused(self) -> list[dict[str, Any]]:
-        """Records that no statement took: of calls run ahead in vain, or of an abandoned block."""
+        """Records that nobody took: of calls run ahead in vain, or of an abandoned answer."""
         if self._recording.past.strict:
             return self._recording.past.unused(self.turn)
         left = [record for waiting in self._open.values() for record in waiting]

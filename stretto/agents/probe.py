@@ -13,13 +13,15 @@ from typing import Any, Literal
 
 from stretto.agents.agent import Agent, AgentLimits
 from stretto.agents.registry import Registry
-from stretto.agents.sandbox import Backend
+from stretto.agents.sandbox import Backend, NoSandboxError
 from stretto.agents.tool import Tool
-from stretto.errors import InputError
+from stretto.errors import LimitError
 from stretto.protocols import ChatModel
 from stretto.runs import atomic_write
 
 VERSION = 1
+AT_ONCE = 4
+_OURS = ("turns", "tokens", "seconds", "calls")
 DIALECTS = ("code", "json", "json-text")
 """Those that are tried; of equal ones the first is taken."""
 
@@ -73,14 +75,15 @@ async def choose_dialect(
     if not again and (kept := _kept(place)) is not None:
         return kept
     scores: dict[str, int] = {}
-    answered = False
+    whole: set[str] = set()  # dialects in which every question was answered
+    gate = asyncio.Semaphore(AT_ONCE)
     for dialect in DIALECTS:
         tell(f"asking {model.name} {len(ITEMS)} questions in the dialect {dialect}")
-        made = await asyncio.gather(*(_ask(model, dialect, item, sandbox) for item in ITEMS))
+        made = await asyncio.gather(*(_ask(model, dialect, item, sandbox, gate) for item in ITEMS))
         scores[dialect] = sum(right for right, _ in made)
-        answered |= any(did for _, did in made)
+        whole |= {dialect} if all(did for _, did in made) else set()
     best: Probed = max(DIALECTS, key=lambda name: scores[name])
-    if answered:  # an endpoint that is down says nothing of its model
+    if best in whole:  # an endpoint that is down says nothing of its model
         kept = {"version": VERSION, "model": model.name, "endpoint": _endpoint(model),
                 "items": len(ITEMS), "scores": scores, "dialect": best}  # fmt: skip
         atomic_write(place, json.dumps(kept, indent=2) + "\n")
@@ -88,7 +91,11 @@ async def choose_dialect(
 
 
 async def _ask(
-    model: ChatModel, dialect: Any, item: tuple[str, Wanted], sandbox: Backend
+    model: ChatModel,
+    dialect: Any,
+    item: tuple[str, Wanted],
+    sandbox: Backend,
+    gate: asyncio.Semaphore,
 ) -> tuple[bool, bool]:
     """Whether the right calls were made, and whether the model answered at all."""
     request, wanted = item
@@ -98,9 +105,12 @@ async def _ask(
         limits=AgentLimits(turns=1, tokens=400, seconds=120.0, calls=10),
     )  # fmt: skip
     try:
-        result = await agent.run(request)
-    except InputError:  # the endpoint takes no tools
-        return False, True
+        async with gate:
+            result = await agent.run(request)
+    except NoSandboxError:  # so code is not for this machine
+        return False, False
+    if result.outcome == "limit" and result.reason not in _OURS:
+        raise LimitError(result.reason)
     right = sorted(made, key=repr) == sorted(wanted, key=repr)
     return right, result.outcome != "failed"
 

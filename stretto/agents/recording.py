@@ -1,11 +1,11 @@
 """A run on record: its events in order, and what came from outside as soon as it came.
 
-``events.jsonl`` of the run folder holds lines of two sorts. ``agent`` lines are the events, in an
-order that does not depend on how fast anything was. The others are a journal: ``completion`` (a
+``events.jsonl`` of the run folder holds lines of two sorts. Those with a ``seq`` are the events, in
+an order that does not depend on how fast anything was. The others are a journal: ``received`` (a
 model's answer), ``begun`` (a call that may change something is about to run), ``called`` (what came
 of a call), ``heard`` (what there was of an answer when the run ended) and ``resumed`` (events from
-this number on were superseded). A run that was killed goes
-on from both: what is in the journal is not asked for again.
+this number on were superseded). A run that was killed goes on from both: what is in the journal is
+not asked for again.
 """
 
 import asyncio
@@ -96,10 +96,11 @@ def read(run: Run) -> Past:
     past = Past()
     try:
         for line in run.events():
+            if "seq" in line:
+                past.events.append(_event(line, len(past.events)))
+                continue
             match line["type"]:
-                case "agent":
-                    past.events.append(_event(line["event"], len(past.events)))
-                case "completion":
+                case "received":
                     past.completions[line["turn"]] = line["completion"]
                 case "heard":
                     past.heard[line["turn"]] = line["text"]
@@ -117,8 +118,8 @@ def read(run: Run) -> Past:
     return past
 
 
-def _event(data: Mapping[str, Any], seq: int) -> AgentEvent:
-    event = AgentEvent(**data)
+def _event(line: Mapping[str, Any], seq: int) -> AgentEvent:
+    event = AgentEvent(line["seq"], line["at"], line["stream"], line["type"], line["data"])
     if event.seq != seq:
         raise InputError(f"event {event.seq} where {seq} was to come; events.jsonl is damaged")
     return event
@@ -180,7 +181,7 @@ class Recording:
             plain = json.loads(json.dumps(data, default=repr))
             event = AgentEvent(seq, round(self.now, 6), stream, kind, plain)
             if self._run is not None:
-                self._run.event("agent", event=event.to_json())
+                self._run.event(kind, seq=seq, at=event.time, stream=stream, data=event.data)
         self.events.append(event)
         self._tell(event)
         return event

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from stretto.agents import observe, prompting
-from stretto.agents.answers import Answer
+from stretto.agents.answers import REFUSALS, Answer
 from stretto.agents.broker import Broker, Budgets
 from stretto.agents.dialects import MARK, Call, Dialect
 from stretto.agents.events import VERSION, AgentEvent, Outcome
@@ -195,10 +195,14 @@ class Turns:
             said = answer.completion.text
             if answer.stream is not None and answer.report is None:
                 self.recording.emit("abandon", "code", statements=None)
-            made = [record["tool"] for record in self._tell_unused()]
-            if answer.stream is not None:
-                text += "\n(Your block was abandoned, and what it did to variables is undone."
-                text += f" Calls that were made: {', '.join(made) or 'none'}.)"
+            self._tell_unused()
+            calls = (event.data for event in self.recording.events if event.kind == "call")
+            made = [
+                c["tool"] for c in calls if c["turn"] == self._turn and c["kind"] not in REFUSED
+            ]
+            undone = ", and what it did to variables is undone" if answer.stream is not None else ""
+            text += f"\n(Your answer was abandoned{undone}. Calls that were made: "
+            text += f"{', '.join(made) or 'none'}.)"
         if said:
             self._messages.append(Message("assistant", said))
         self._messages.append(Message("user", text))
@@ -233,7 +237,7 @@ class Turns:
             lost = f"the sandbox gave up ({error}); all variables are lost, begin anew"
             await self._hands.renew()
         assert answer.completion is not None
-        if answer.completion.finish_reason in ("refusal", "content_filter"):
+        if answer.completion.finish_reason in REFUSALS:
             raise EndError("refused", answer.completion.finish_reason, answer.completion.text)
         parts = [observe.wrong(lost)] if lost else []
         await self._feed_back(answer, parts)
@@ -272,8 +276,8 @@ class Turns:
     def _tell(self, last: Feedback, parts: list[Feedback]) -> str:
         text = observe.told(parts, self._agent.level)
         event = self.recording.emit(
-            "feedback", "result", turn=self._turn, kind=last.kind, ok=last.good, text=text,
-            level=self._agent.level,
+            "feedback", "result", turn=self._turn, kind=last.kind, source=last.source,
+            ok=last.good, text=text, level=self._agent.level,
         )  # fmt: skip
         return event.data["text"]
 
@@ -310,16 +314,15 @@ class Turns:
             found = await asyncio.gather(
                 *(self._caller.call(call.name, call.args, call.kwargs) for call in group)
             )
-            for record in found:
+            for call in group:
+                record = self._caller.take(call.name, call.args, call.kwargs)
                 self.recording.emit("call", "result", **record)
             records += found
         return records
 
-    def _tell_unused(self) -> list[dict[str, Any]]:
-        records = self._caller.unused()
-        for record in records:
+    def _tell_unused(self) -> None:
+        for record in self._caller.unused():
             self.recording.emit("call", "result", **record)
-        return records
 
     def _surroundings(self) -> prompting.Surroundings:
         """As on record, or as things are now."""
@@ -372,7 +375,7 @@ class Turns:
             usage = completion.usage
         else:
             data = completion_to_json(completion) | {"interrupted": answer.broken}
-            self.recording.note("completion", turn=self._turn, completion=data)
+            self.recording.note("received", turn=self._turn, completion=data)
         self._tokens += usage.completion_tokens or len(completion.text) // _CHARS_A_TOKEN
         self._usage = Usage(
             self._usage.prompt_tokens + usage.prompt_tokens,
@@ -406,7 +409,8 @@ class Turns:
         made = [e.data["kind"] for e in self.recording.events if e.kind == "call"]
         self.recording.emit(
             "end", "say", outcome=end.outcome, answer=answer, reason=end.reason,
-            usage=asdict(self._usage), turns=self._turn, calls=sum(kind not in REFUSED for kind in made),
+            usage=asdict(self._usage), turns=self._turn,
+            calls=sum(kind not in REFUSED for kind in made),
         )  # fmt: skip
 
     def _partial(self) -> str:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "exits": ("exits:app", "Train exit heads: drafts of what a model will say."),
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
     "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
+    "agent": ("agent:app", "Give a model a task and tools; its actions are code."),
     "sandbox": ("sandbox:app", "Run Python code confined."),
     "doctor": ("sandbox:doctor", "Test what the sandboxes hold on this machine."),
     "runs": ("runs:app", "List, show, compare and export run folders."),
@@ -31,6 +32,7 @@ for _name, (_target, _help) in _COMMANDS.items():
     app.command(f"stretto.cli.{_target}", name=_name, help=_help)
 
 _EXTRAS = {
+    "openai": "agents",
     "torch": "torch",
     "transformers": "torch",
     "gguf": "torch",

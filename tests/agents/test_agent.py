@@ -118,6 +118,38 @@ def test_text_without_action_and_nothing_at_all():
     assert "write Python code in a ```python fence" in model.asked[1][-1].content
 
 
+@pytest.mark.parametrize("finish", ["length", "refusal"])
+def test_half_an_answer_writes_nothing(finish):
+    world = World()
+    text = "```python\nx = search('tea')\nsend('a')\nsend('b')\n"
+    model = Script(Completion(text, finish_reason=finish), code("answer('x' in globals())"))
+    result = solve(Agent(model, world.registry()))
+    assert world.sent == [] and world.searched == ["tea"]
+    assert "abandon" in kinds(result) and "commit" not in kinds(result)[:12]
+    if finish == "length":
+        assert "cut off" in model.asked[1][-1].content and result.answer == "false"
+    else:
+        assert result.outcome == "refused"
+
+
+def test_interrupted_json_calls_are_told():
+    world = World()
+    model = Script('{"name": "send", "arguments": {"text": "a"}} '
+                   '{"name": "wait", "arguments": {}}', "ok")  # fmt: skip
+
+    async def wait() -> None:
+        agent.interrupt("Stop.")
+        await asyncio.sleep(9)
+
+    registry = world.registry()
+    registry.add(Tool(wait, doc="Waits.", effect="write"))
+    agent = Agent(model, registry, dialect="json-text")
+    result = solve(agent)
+    assert result.answer == "ok" and world.sent == ["a"]
+    assert model.asked[1][-1].content.endswith("abandoned. Calls that were made: send.)")
+    assert [c["tool"] for c in data(result, "call")] == ["send"]
+
+
 def test_an_answer_counts_only_if_its_block_ran_to_the_end():
     model = Script(code("answer(1)", "1 / 0"), code("answer(2)"))
     assert solve(Agent(model, Registry())).answer == "2"
@@ -284,7 +316,10 @@ def test_interrupts_forget_the_block_and_go_on():
     assert [e.kind for e in events].index("interrupt") < [e.kind for e in events].index("abandon")
     *_, said, told = model.asked[1]
     assert said.role == "assistant" and said.content.startswith("```python\nfound = search")
-    assert told.content.startswith("Stop, something else.\n(Your block was abandoned")
+    assert told.content == (
+        "Stop, something else.\n(Your answer was abandoned, and what it did to variables is undone. "
+        "Calls that were made: search.)"
+    )
     with pytest.raises(InputError, match="no run goes on"):
         agent.interrupt("x")
 
@@ -415,9 +450,14 @@ def test_memory_and_skills_are_told():
 
 
 def test_pieces_do_not_matter():
-    answers = ["Look.\n" + code("a = search('x')", "def f(y):\n    return y + 'é'", "", "for i in a:\n"
-               "    print(f(i))", "send(a[0])") + "Well.\n", code("print(1)", "[2][3]"),
-               WORK]  # fmt: skip
+    answers = [
+        "Look.\n"
+        + code("a = search('x')", "def f(y):", "    return y + 'é'", "", "for i in a:",
+               "    print(f(i))", "send(a[0])")
+        + "Well.\n",
+        code("print(1)", "[2][3]"),
+        WORK,
+    ]  # fmt: skip
 
     def run(*cuts):
         model = Script(*answers, pieces=list(cuts))

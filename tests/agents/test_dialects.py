@@ -1,5 +1,7 @@
 """Reading actions, in whatever pieces they come."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,11 +29,12 @@ from stretto.protocols import Completion, ToolCall
 def read(parser, text, cuts=(), **options):
     cuts = [0, *sorted(cuts), len(text)]
     items = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         items += parser.push(text[start:end])
     return items + parser.finish(Completion(text, **options))
 
 
+NOTHING = "write Python code in a ```python fence, or answer in words"
 ANSWER = """<think>first
 then</think>I look.
 ```python
@@ -71,8 +74,8 @@ def test_pieces_do_not_matter(cuts, parser):
     [
         ("It is 4.", Final("It is 4.")),
         ("<think>4</think>It is 4.\n", Final("It is 4.")),
-        ("", Malformed("write Python code in a ```python fence, or answer in words")),
-        ("<think>so</think>", Malformed("write Python code in a ```python fence, or answer in words")),
+        ("", Malformed(NOTHING)),
+        ("<think>so</think>", Malformed(NOTHING)),
         ("```py\nx", Code("x")),
         ("   ```python\n   x = 1\n   ```\n", Code("x = 1\n")),
         ("````python\n```\n````\n", Code("```\n")),
