@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from stretto.errors import InputError, SandboxError
 ANSWER = "answer"
 """The function by which code gives the final answer."""
 _TAG = "agent"
+Asked = tuple[str, Sequence[Any], Mapping[str, Any]]
 
 
 class Caller:
@@ -86,6 +87,21 @@ class Caller:
             self._tainted |= {record["tool"]}
         self._open.setdefault(key, deque()).append(record)
         return record
+
+    async def several(self, calls: Sequence[Asked]) -> AsyncIterator[dict[str, Any]]:
+        """Records of calls in order, told as events; neighbours that only read run at once."""
+        effects, done = self._registry.effects, 0
+        while done < len(calls):
+            reading = done
+            while reading < len(calls) and effects.get(calls[reading][0]) in ("pure", "read"):
+                reading += 1
+            group = calls[done : max(done + 1, reading)]
+            await asyncio.gather(*(self.call(*each) for each in group))
+            for each in group:
+                record = self.take(*each)
+                self._recording.emit("call", "result", **record)
+                yield record
+            done += len(group)
 
     async def _make(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], key: str
@@ -210,8 +226,17 @@ class Hands:
                 await self._session.close()
             self._session = report.session
 
-    async def renew(self) -> None:
-        """Begin anew, with nothing in it: the session cannot be used any more."""
+    async def mend(self) -> bool:
+        """After the sandbox gave up: whether the session was lost, and is a new one."""
+        try:
+            copy = await self._session.fork()
+        except SandboxError:
+            await self._renew()
+            return True
+        await copy.close()
+        return False
+
+    async def _renew(self) -> None:
         if self._session is not self._root:
             await self._session.close()
         await self._root.close()

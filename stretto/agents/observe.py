@@ -6,23 +6,27 @@ from typing import Any
 
 from stretto.agents.dialects import MARK
 from stretto.agents.feedback import Feedback, Level, explain_error, scrub
+from stretto.agents.stream import Report
 
 MOST = 4000
 """Characters of a result that are shown."""
 _NOTHING = "(no output; print what you want to see)"
 
 
-def of_code(
-    outputs: Sequence[Mapping[str, Any]], left: int, source_line: str, hint: str = ""
-) -> list[Feedback]:
+def of_code(report: Report, outputs: Sequence[Mapping[str, Any]]) -> list[Feedback]:
     """Of a block: what it printed, and where it failed.
 
     Args:
+        report: what became of it.
         outputs: data of its ``output`` events.
-        left: statements that did not run, the failed one included.
-        source_line: where it failed.
-        hint: what to do about that.
     """
+    left, failure = len(report.rest), report.failure
+    source_line, hint = "", failure.hint if failure is not None else ""
+    if failure is not None and failure.index is not None and report.rest:
+        first = report.rest[0]
+        lines = first.source.splitlines()
+        at = failure.line - first.line
+        source_line = lines[at] if 0 <= at < len(lines) else ""
     parts = [part for output in outputs for part in _parts(output)]
     seen = cut("".join(parts).rstrip())
     error = outputs[-1]["error"] if outputs and not outputs[-1]["ok"] else None

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any
 from stretto.agents import observe, prompting
 from stretto.agents.answers import REFUSALS, Answer
 from stretto.agents.broker import Broker, Budgets
-from stretto.agents.dialects import MARK, Call, Dialect
-from stretto.agents.events import VERSION, AgentEvent, Outcome
+from stretto.agents.dialects import MARK, Dialect
+from stretto.agents.endings import (
+    REFUSED,
+    EndError,
+    break_of,
+    called,
+    end_of,
+    is_break,
+    partial,
+    words_of,
+)
+from stretto.agents.events import VERSION, AgentEvent
 from stretto.agents.feedback import Feedback
 from stretto.agents.hands import Caller, Hands, shown
 from stretto.agents.recording import (
@@ -29,18 +39,8 @@ if TYPE_CHECKING:
     from stretto.agents.agent import Agent
 
 MEMORY_CHARS = 2000
-REFUSED = ("arguments", "denied", "budget")
-"""Kinds of errors of calls that never ran."""
 _GLANCE_S = 0.005  # how often a record is looked at for what broke in
 _CHARS_A_TOKEN = 4  # where nobody tells
-
-
-class EndError(Exception):
-    """The run is over."""
-
-    def __init__(self, outcome: Outcome, reason: str = "", answer: str | None = None) -> None:
-        super().__init__(reason)
-        self.outcome, self.reason, self.answer = outcome, reason, answer
 
 
 class Turns:
@@ -70,7 +70,7 @@ class Turns:
             agent.registry,
             authorise=agent.authorise,
             approve=agent.approve,
-            budgets=Budgets(calls=max(0, agent.limits.calls - _called(past)), block_calls=None),
+            budgets=Budgets(calls=max(0, agent.limits.calls - called(past)), block_calls=None),
         )
         self._caller = Caller(agent.registry, broker, self.recording)
         self._messages = [Message("user", task)]
@@ -152,10 +152,10 @@ class Turns:
         left = None if self._past.strict else self._agent.limits.seconds - self.recording.now
         try:
             await asyncio.wait({work, breaking}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if work.done() and not _is_break(work):
+            if work.done() and not is_break(work):
                 work.result()
                 return
-            broken = _break_of(breaking, work)
+            broken = break_of(breaking, work)
         finally:
             for task in (work, breaking):
                 task.cancel()
@@ -175,7 +175,7 @@ class Turns:
         """
         while len(self.recording.events) < len(self._past.events) or self._past.strict:
             if (broken := self.recording.broken()) is not None:
-                return _words(broken)
+                return words_of(broken)
             await asyncio.sleep(_GLANCE_S)
         await self._speaking.wait()
         self._speaking.clear()
@@ -234,8 +234,10 @@ class Turns:
         except SandboxError as error:
             if self._hands is None:
                 raise
-            lost = f"the sandbox gave up ({error}); all variables are lost, begin anew"
-            await self._hands.renew()
+            self.recording.emit("abandon", "code", statements=None)
+            is_lost = await self._hands.mend()
+            state = "all variables are lost: begin anew" if is_lost else "the block was undone"
+            lost = f"the sandbox gave up ({error}); {state}"
         assert answer.completion is not None
         if answer.completion.finish_reason in REFUSALS:
             raise EndError("refused", answer.completion.finish_reason, answer.completion.text)
@@ -246,10 +248,11 @@ class Turns:
         """Run calls, tell the model what came of everything, or end with its answer."""
         completion = answer.completion
         assert completion is not None
-        records = await self._run_calls(answer.calls)
+        asked = [(call.name, call.args, call.kwargs) for call in answer.calls]
+        records = [record async for record in self._caller.several(asked)]
         self._tell_unused()
         if answer.report is not None:
-            parts += self._of_report(answer)
+            parts += observe.of_code(answer.report, answer.outputs)
             self._note_skills(answer)
         if not parts and not answer.malformed and answer.final is not None:
             raise EndError("answered", "", answer.final)
@@ -281,18 +284,6 @@ class Turns:
         )  # fmt: skip
         return event.data["text"]
 
-    def _of_report(self, answer: Answer) -> list[Feedback]:
-        report = answer.report
-        assert report is not None
-        failure, line = report.failure, ""
-        if failure is not None and failure.index is not None and report.rest:
-            first = report.rest[0]
-            lines = first.source.splitlines()
-            at = failure.line - first.line
-            line = lines[at] if 0 <= at < len(lines) else ""
-        hint = failure.hint if failure is not None else ""
-        return observe.of_code(answer.outputs, len(report.rest), line, hint)
-
     def _note_skills(self, answer: Answer) -> None:
         skills, report = self._agent.skills, answer.report
         if skills is None or self._past.strict or report is None:
@@ -300,25 +291,6 @@ class Turns:
         for name in self._skills:
             if name in answer.text:
                 skills.note(name, report.ok)
-
-    async def _run_calls(self, calls: list[Call]) -> list[dict[str, Any]]:
-        """Neighbours that only read at once, others one after the other; records in order."""
-        effects = self._agent.registry.effects
-        records: list[dict[str, Any]] = []
-        while len(records) < len(calls):
-            rest = calls[len(records) :]
-            reading = 0
-            while reading < len(rest) and effects.get(rest[reading].name) in ("pure", "read"):
-                reading += 1
-            group = rest[: max(1, reading)]
-            found = await asyncio.gather(
-                *(self._caller.call(call.name, call.args, call.kwargs) for call in group)
-            )
-            for call in group:
-                record = self._caller.take(call.name, call.args, call.kwargs)
-                self.recording.emit("call", "result", **record)
-            records += found
-        return records
 
     def _tell_unused(self) -> None:
         for record in self._caller.unused():
@@ -390,7 +362,7 @@ class Turns:
             if broken is not None and broken.event is None:
                 raise broken
             if broken is not None and broken.event is not None and broken.event.kind == "end":
-                raise _end_of(broken)
+                raise end_of(broken)
         limits = self._agent.limits
         if self._turn >= limits.turns:
             raise EndError("limit", "turns")
@@ -405,65 +377,10 @@ class Turns:
         heard = self._answer
         if heard is not None and heard.completion is None and not self._past.strict:
             self.recording.note("heard", turn=self._turn, text=heard.text)
-        answer = end.answer if end.answer is not None else self._partial()
+        answer = end.answer if end.answer is not None else partial(self.recording.events)
         made = [e.data["kind"] for e in self.recording.events if e.kind == "call"]
         self.recording.emit(
             "end", "say", outcome=end.outcome, answer=answer, reason=end.reason,
             usage=asdict(self._usage), turns=self._turn,
             calls=sum(kind not in REFUSED for kind in made),
         )  # fmt: skip
-
-    def _partial(self) -> str:
-        """What there is of an answer: what was last said, or else seen."""
-        for kind, key in (("text", "text"), ("output", "value_repr"), ("output", "stdout")):
-            for event in reversed(self.recording.events):
-                text = event.data.get(key) if event.kind == kind and event.stream != "think" else ""
-                if text and str(text).strip() not in ("", "None"):
-                    return str(text).strip()
-        return ""
-
-
-def _called(past: Past) -> int:
-    """Calls that are on record and will be taken from there."""
-    if past.strict:
-        return 0
-    return sum(r["kind"] not in REFUSED for waiting in past.calls.values() for r in waiting)
-
-
-def _is_break(work: "asyncio.Task[None]") -> bool:
-    return work.done() and not work.cancelled() and isinstance(work.exception(), BreakError)
-
-
-def _words(broken: BreakError) -> str:
-    """What was said, if that is what broke in."""
-    if broken.event is None or broken.event.kind != "interrupt":
-        raise broken
-    return broken.event.data["text"]
-
-
-def _break_of(
-    breaking: "asyncio.Task[str]", work: "asyncio.Task[None]"
-) -> "str | BaseException | None":
-    """Words, an error, or None: the time is up."""
-    error: BaseException | None = None
-    if breaking.done():
-        error = breaking.exception()
-        if error is None:
-            return breaking.result()
-    elif _is_break(work):
-        error = work.exception()
-        assert isinstance(error, BreakError)
-        try:
-            return _words(error)
-        except BreakError:
-            pass
-    if isinstance(error, BreakError) and error.event is not None:
-        return _end_of(error)
-    return error
-
-
-def _end_of(broken: BreakError) -> EndError:
-    """The end that is on record."""
-    assert broken.event is not None
-    data = broken.event.data
-    return EndError(data["outcome"], data["reason"], data["answer"])

@@ -1,15 +1,16 @@
 """The agent by turns, with answers written beforehand and a real sandbox."""
 
 import asyncio
-import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scripting import Script, World, code, data, kinds, sandboxed, solve
 
 from stretto.agents.agent import Agent, AgentLimits
 from stretto.agents.broker import Decision
 from stretto.agents.registry import Registry
-from stretto.agents.replay import timeless
+from stretto.agents.replay import replay, timeless
 from stretto.agents.sandbox import Policy
 from stretto.agents.tool import Tool, tool
 from stretto.errors import ConfigError, InputError, LimitError, StrettoError
@@ -109,6 +110,26 @@ def test_what_the_model_does_wrong_is_told_to_it(line, told):
     result = solve(agent)
     assert (result.outcome, result.answer) == ("answered", "I give up.")
     assert told in model.asked[1][-1].content
+
+
+THREAD = "threading.Thread(target=time.sleep, args=(20,), daemon=True).start()"
+
+
+def test_a_session_that_cannot_be_copied_any_more(tmp_path):
+    model = Script(
+        code("kept = 1"),
+        code("import threading, time", THREAD, "x = 1"),
+        code("print(kept)", "import threading, time", THREAD),
+        code("print('kept' in globals())"),
+        "ok",
+    )
+    result = solve(Agent(model, Registry()), folder=tmp_path / "r")
+    assert result.answer == "ok"
+    told = [messages[-1].content for messages in model.asked]
+    assert "the sandbox gave up" in told[2] and "the block was undone" in told[2]
+    assert told[3] == "[result]\n1"
+    assert "all variables are lost: begin anew" in told[4]
+    assert sandboxed(replay(tmp_path / "r")).difference == ""
 
 
 def test_text_without_action_and_nothing_at_all():
@@ -317,8 +338,8 @@ def test_interrupts_forget_the_block_and_go_on():
     *_, said, told = model.asked[1]
     assert said.role == "assistant" and said.content.startswith("```python\nfound = search")
     assert told.content == (
-        "Stop, something else.\n(Your answer was abandoned, and what it did to variables is undone. "
-        "Calls that were made: search.)"
+        "Stop, something else.\n(Your answer was abandoned, and what it did to variables is "
+        "undone. Calls that were made: search.)"
     )
     with pytest.raises(InputError, match="no run goes on"):
         agent.interrupt("x")
@@ -449,7 +470,9 @@ def test_memory_and_skills_are_told():
     assert "def shout(text): ..." in system and "Last time you did: greet" in system
 
 
-def test_pieces_do_not_matter():
+@settings(max_examples=6)
+@given(st.lists(st.integers(1, 60), max_size=12, unique=True).map(sorted))
+def test_pieces_do_not_matter(cuts):
     answers = [
         "Look.\n"
         + code("a = search('x')", "def f(y):", "    return y + 'é'", "", "for i in a:",
@@ -464,13 +487,8 @@ def test_pieces_do_not_matter():
         world = World()
         return [timeless(e) for e in solve(Agent(model, world.registry())).events], world.sent
 
-    rng = random.Random(3)
-    whole = run()
-    assert len(whole[0]) > 30
-    for _ in range(6):
-        cuts = sorted(rng.sample(range(1, 40), rng.randint(1, 12)))
-        made = run(*cuts)
-        assert made[1] == whole[1]
-        assert [e for e in made[0] if '"interrupted": true' not in e] == [
-            e for e in whole[0] if '"interrupted": true' not in e
-        ]
+    whole, made = run(), run(*cuts)
+    assert len(whole[0]) > 30 and made[1] == whole[1]
+    # How much was written when the failure was noticed is a matter of time.
+    mark = '"interrupted": true'
+    assert [e for e in made[0] if mark not in e] == [e for e in whole[0] if mark not in e]
