@@ -26,6 +26,9 @@ AREAS = {
 }
 # Files that are of no use without an extra, wherever they stand: each of these must bring it.
 OPTIONAL = {
+    "stretto/agents/chat.py": ["agents", "commons"],
+    "stretto/agents/mcp/client.py": ["agents"],
+    "stretto/agents/mcp/server.py": ["agents"],
     "stretto/agents/sandbox/bubblewrap.py": ["agents"],
     "stretto/agents/sandbox/monty.py": ["agents"],
     "stretto/engine/grammar.py": ["grammar"],
