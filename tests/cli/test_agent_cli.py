@@ -78,17 +78,33 @@ def test_run_replay_and_go_on(folder, endpoint, capsys):
     assert any(text.startswith("line 3: TypeError: unsupported") for _, text in lanes)
     assert ["result", 'order(item="tea", n=5) -> "ordered 5 tea"'] in lanes
     assert lanes[-1] == ["say", "[answered] 3"] and "the run is in r" in out.err
-    asked = len(endpoint.bodies) if hasattr(endpoint, "bodies") else None
+    asked = len(endpoint.asked)
     assert call("replay", "r") == 0
     assert "events came out as they were" in capsys.readouterr().err
     assert call("run", "Keep tea", *options(endpoint), "--folder", "r", "--json") == 0  # it is over
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert events[-1]["kind"] == "end" and events[0]["data"]["scripted"] is False
-    assert asked is None or len(endpoint.bodies) == asked
+    assert len(endpoint.asked) == asked == 2
     record = folder / "r" / "events.jsonl"
     record.write_text(record.read_text().replace('"stdout": "3', '"stdout": "4'))
     assert call("replay", "r", "--json") == 1
     assert "stdout was '4\\n' and is '3\\n'" in capsys.readouterr().err
+
+
+def test_calls_that_the_endpoint_tells(folder, capsys):
+    def answer(body):
+        if body["messages"][-1]["role"] == "tool":
+            return f"There are {body['messages'][-1]['content']}."
+        assert [each["function"]["name"] for each in body["tools"]] == ["stock", "order"]
+        call = {"id": "c1", "type": "function",
+                "function": {"name": "stock", "arguments": '{"item": "tea"}'}}  # fmt: skip
+        return {"content": None, "tool_calls": [call]}
+
+    with Endpoint(answer=answer, fails=["500"]) as endpoint:
+        assert call("run", "How much tea?", *options(endpoint)[:-1], "json", "--folder", "r") == 0
+    out = capsys.readouterr().out
+    assert 'stock(item="tea") -> 3' in out and "[answered] There are 3." in out
+    assert call("replay", "r") == 0
 
 
 def test_limits_and_denial(folder, endpoint, capsys):
