@@ -171,6 +171,13 @@ def test_interrupted_json_calls_are_told():
     assert [c["tool"] for c in data(result, "call")] == ["send"]
 
 
+def test_what_earlier_blocks_defined_is_known():
+    model = Script(code("def f(x):", "    return x"), code("y = f(1)", "answer(y)"))
+    result = solve(Agent(model, Registry()))
+    assert [s["effect"] for s in data(result, "statement")] == ["pure", "pure", "write"]
+    assert model.options[0]["stop"] == ("\n[result]",)  # results are not for it to invent
+
+
 def test_an_answer_counts_only_if_its_block_ran_to_the_end():
     model = Script(code("answer(1)", "1 / 0"), code("answer(2)"))
     assert solve(Agent(model, Registry())).answer == "2"
