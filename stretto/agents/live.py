@@ -63,7 +63,7 @@ class LiveResult:
 
     Attributes:
         outcome: ``answered`` if something was said.
-        answer: all that was said.
+        answer: all that was said, a line a message.
         events: everything that happened.
         usage: tokens that the outputs wrote.
         scripted: no model wrote this.
@@ -227,7 +227,7 @@ class _LiveRun:
         self._began = asyncio.get_running_loop().time()
         self._rests: dict[str, bool] = {}
         self._rows = self._tokens = self._quiet = self._unread = 0
-        self._said: list[str] = []
+        self._said = [""]  # messages; the last is going on
         self._why = ""  # it was stopped
         self._is_closed = False  # the session's inputs are
         self._stopping: asyncio.Task[None] | None = None
@@ -306,7 +306,8 @@ class _LiveRun:
             if text or ends:
                 self.emit(name, "text", text=text, row=row.index, **({"end": True} if ends else {}))
             if name == self.agent.streams.say:
-                self._said.append(text + "\n" * ends)
+                self._said[-1] += text
+                self._said += [""] * ends
             elif name == self.agent.streams.code and self._coder is not None:
                 self._coder.take(text, ends)
         self._quiet = 0 if has_content else self._quiet + 1
@@ -371,7 +372,7 @@ class _LiveRun:
                   tainted=sorted(call.tainted))  # fmt: skip
 
     def _end(self, session: Session) -> LiveResult:
-        agent, answer = self.agent, "".join(self._said).strip()
+        agent, answer = self.agent, "\n".join(filter(None, map(str.strip, self._said)))
         outcome: Outcome = "answered" if answer else "failed"
         if self._why:
             outcome = "cancelled" if self._why == "cancelled" else "limit"
