@@ -7,6 +7,8 @@ import random
 import pytest
 
 pytest.importorskip("benchmarks.unsafe_fake")  # not in an installed package
+import itertools
+
 from benchmarks.unsafe_fake import UnsafeFakeSession
 from benchmarks.virtual_time import run
 from stretto.agents.live import IDLE_ROWS, LiveAgent, LiveLimits, LiveStreams
@@ -98,7 +100,7 @@ def test_it_thinks_and_speaks_while_its_code_runs():
     assert result.answer == "A moment.\nIt is one."
     assert told(session) == "found one\n" and world.reads == ["one"]
     rows = [event.time for event in result.events if event.stream == "think" and event.data["text"]]
-    gaps = [b - a for a, b in zip(rows, rows[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(rows)]
     assert max(gaps) == pytest.approx(0.02) and len(rows) == 100  # no row waited for the call
     came = times(result, "output", index=1)[0]
     assert rows[0] < came < rows[-1] and came == pytest.approx(1.0 + times(result, "statement")[0])
@@ -300,7 +302,8 @@ def test_a_defect_of_ours_is_not_hidden():
 # Random programs, rates, delays and interruptions.
 
 LINES = ["print({i})", "x = search('{i}')", "print(search('{i}'))", "send('{i}')", "{i} + 1",
-         "y = {i}", "raise ValueError('{i}')", "for k in range(2):\n    print(k + {i})"]  # fmt: skip
+         "y = {i}", "raise ValueError('{i}')",
+         "for k in range(2):\n    print(k + {i})"]  # fmt: skip
 
 
 def program(rng, number):
