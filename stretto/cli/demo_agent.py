@@ -58,9 +58,11 @@ def demo_agent(
         for path in sorted(Path(folder).iterdir()):
             console.print(f"in the folder of notes: {path.name}: {path.read_text()!r}")
     done = sum(step.outcome == "answered" for step in steps)
-    console.print(f"{done} of {len(steps)} parts were done in {time.monotonic() - loaded:.1f} s "
-                  f"(loading took {loaded - started:.1f} s). Tools are found by a word search, not "
-                  "by the model; its arguments are right in some seven of ten cases.")  # fmt: skip
+    console.print(
+        f"{done} of {len(steps)} parts were done in {time.monotonic() - loaded:.1f} s (loading "
+        f"took {loaded - started:.1f} s). Tools are found by a word search, not by the model, "
+        "whose arguments are right in some two of three cases."
+    )
 
 
 async def perform(

@@ -1,4 +1,7 @@
-"""BFCL on a live code stream: the whole call in one pass, held to one grammar (``agents.calls``)."""
+"""BFCL on a live code stream: the call in one go, held to one grammar.
+
+See :mod:`stretto.agents.calls`.
+"""
 
 import ast
 from collections.abc import Callable, Sequence

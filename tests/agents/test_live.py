@@ -301,9 +301,16 @@ def test_a_defect_of_ours_is_not_hidden():
 
 # Random programs, rates, delays and interruptions.
 
-LINES = ["print({i})", "x = search('{i}')", "print(search('{i}'))", "send('{i}')", "{i} + 1",
-         "y = {i}", "raise ValueError('{i}')",
-         "for k in range(2):\n    print(k + {i})"]  # fmt: skip
+LINES = [
+    "print({i})",
+    "x = search('{i}')",
+    "print(search('{i}'))",
+    "send('{i}')",
+    "{i} + 1",
+    "y = {i}",
+    "raise ValueError('{i}')",
+    "for k in range(2):\n    print(k + {i})",
+]
 
 
 def program(rng, number):
