@@ -8,7 +8,7 @@ what is left of its block is not run, what ran before it stands.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,7 @@ class LiveAgent:
         self._sampling, self._prompts, self.seed = sampling, prompts, seed
         self._authorise, self._approve = authorise, approve
         self._run: _LiveRun | None = None
+        self.result: LiveResult | None = None
 
     async def run(self, task: str, *, folder: Path | None = None) -> LiveResult:
         """Do a task; the result has what :meth:`stream` would have given.
@@ -133,17 +134,20 @@ class LiveAgent:
             InputError: the model lacks a stream, the folder holds a run, or a run is going on.
             SandboxError: there is no sandbox here.
         """
-        async for _ in self.stream(task, folder=folder):
-            pass
+        async with contextlib.aclosing(self.stream(task, folder=folder)) as events:
+            async for _ in events:
+                pass
         assert self.result is not None
         return self.result
 
-    async def stream(self, task: str, *, folder: Path | None = None) -> AsyncIterator[AgentEvent]:
+    async def stream(
+        self, task: str, *, folder: Path | None = None
+    ) -> AsyncGenerator[AgentEvent, None]:
         """The events of :meth:`run` as they happen; leaving early cancels it."""
         if self._run is not None:
             raise InputError("this agent is at work: await it, or take another LiveAgent")
         run = self._run = _LiveRun(self, task, folder)
-        self.result: LiveResult | None = None
+        self.result = None
         work = asyncio.create_task(run.work())
         try:
             while (event := await run.queue.get()) is not None:
@@ -379,8 +383,8 @@ class _LiveRun:
         elif session.finish_reason not in ("end", "quiet"):
             outcome = "limit"
         usage = Usage(completion_tokens=self._tokens)
-        why = self._why or session.finish_reason
-        self.emit("", "end", outcome=outcome, answer=answer, usage=asdict(usage), why=why,
+        reason = "" if outcome == "answered" else self._why or session.finish_reason
+        self.emit("", "end", outcome=outcome, answer=answer, usage=asdict(usage), reason=reason,
                   rows=self._rows)  # fmt: skip
         if self._folder is not None:
             atomic_write(self._folder / "table.jsonl", session.table.to_jsonl() + "\n")

@@ -139,7 +139,9 @@ class Coder:
                 await self._write(text, ends)
             except SandboxError as error:  # its session is gone: the next block begins anew
                 self._listener.tell(f"{type(error).__name__}: {error}", end=True)
-                self._listener.emit("result", "output", ok=False, error=str(error))
+                data = {"block": self._number, "index": None}
+                self._listener.emit("result", "output", **data, ok=False,
+                                    error=_error(type(error).__name__, str(error), 1))  # fmt: skip
                 self._block, self._is_broken, self._cells = None, not ends, self._root
             finally:
                 self._waiting -= 1
@@ -191,7 +193,8 @@ class Coder:
                 found = event.data
                 kind = found.get("type", "SyntaxError")
                 text = f"{kind}: {found['message']} (line {found['line']})"
-                emit("result", "output", **data, ok=False, error=text)
+                told = _error(kind, found["message"], found["line"])
+                emit("result", "output", **data, ok=False, error=told)
                 self._listener.tell(self._show(found.get("stdout", ""), None) + text, end=True)
                 self._news.put_nowait(("", False))  # so that the block is settled now
                 self._waiting += 1
@@ -199,6 +202,10 @@ class Coder:
                 emit("code", event.kind, **data, **event.data)
             case _:
                 return
+
+
+def _error(kind: str, message: str, line: int) -> dict[str, Any]:
+    return {"type": kind, "message": message, "line": line}
 
 
 async def ladder(coder: Coder) -> None:

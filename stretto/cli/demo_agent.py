@@ -4,7 +4,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,9 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from stretto.agents.events import AgentEvent
-    from stretto.agents.needs import Need
     from stretto.cli.play import View
     from stretto.engine import Session
-    from stretto.evals.engine_tools import LocalModels, Step
+    from stretto.evals.local_agent import LocalModels, Step, Watcher
     from stretto.protocols import Row
 
 MODEL = "stretto-smollm2-135m"
@@ -46,7 +45,7 @@ def demo_agent(
         backend: what computes; see stretto demo --help.
     """
     from stretto.cli.play import load_engine
-    from stretto.evals.engine_tools import LocalModels
+    from stretto.evals.local_agent import LocalModels
 
     started = time.monotonic()
     console = Console(file=sys.stdout, markup=False, highlight=False, soft_wrap=True)
@@ -70,18 +69,21 @@ async def perform(
 ) -> "list[Step]":
     """Do the requests one after another, and show them."""
     from stretto.evals.demo_tools import demo_registry
-    from stretto.evals.engine_tools import Watcher, run_local
+    from stretto.evals.local_agent import LocalAgent
 
     registry, steps = demo_registry(folder), []
     for request in requests:
         console.print(f"\nrequest    {request}", style="bold")
         with ExitStack() as stack:
             show = Show(console, models, stack)
-            watcher = Watcher(show.on_need, show.on_open, show.on_row, show.on_event)
-            result = await run_local(request, registry, models, watcher=watcher)
-        for step in result.steps:
+            agent = LocalAgent(models, registry, watcher=show.watcher())
+            async with aclosing(agent.stream(request)) as events:
+                async for event in events:
+                    show.on_event(event)
+        assert agent.result is not None
+        for step in agent.result.steps:
             tell(step, console)
-        steps += result.steps
+        steps += agent.result.steps
     return steps
 
 
@@ -99,19 +101,29 @@ class Show:
         self._view: View | None = None
         self._drawn = 0.0
 
-    def on_need(self, need: "Need", grammar: str) -> None:
-        """A part begins."""
-        names = [tool.name for tool in need.tools]
+    def watcher(self) -> "Watcher":
+        """What the agent tells beside its events."""
+        from stretto.evals.local_agent import Watcher
+
+        return Watcher(self._on_open, self._on_row, on_phrase=lambda _: self._close())
+
+    def on_event(self, event: "AgentEvent") -> None:
+        """A part begins, or all are over."""
+        if event.kind == "end":
+            self._close()
+        if event.kind != "plan":
+            return
+        self._close()
+        names, grammar = event.data["tools"], event.data["grammar"]
         others = f" (before {', '.join(names[1:])})" if names[1:] else ""
-        self._console.print(f"part       {need.text}")
+        self._console.print(f"part       {event.data['request']}")
         self._console.print(f"retrieved  {names[0] + others if names else 'no tool'}")
         if grammar:
             source = grammar.splitlines()[0].removeprefix("start: ")
             source = source if len(source) <= _SHOWN else source[: _SHOWN - 1] + "…"
             self._console.print(f"forced     code may only be  {source}")
 
-    def on_open(self, session: "Session") -> None:
-        """Its streams are open."""
+    def _on_open(self, session: "Session") -> None:
         from stretto.cli.lanes import Lanes
         from stretto.cli.play import open_view
 
@@ -121,19 +133,16 @@ class Show:
         view = open_view(self._console, lanes, session.streams, special.end)
         self._view = self._stack.enter_context(view)
 
-    def on_row(self, row: "Row") -> None:
-        """Draw, now and then."""
+    def _on_row(self, row: "Row") -> None:
         if self._view is not None:
             self._view.add(row)
             if time.monotonic() - self._drawn > _FRAME_S:
                 self._view.draw()
                 self._drawn = time.monotonic()
 
-    def on_event(self, event: "AgentEvent") -> None:
-        """Leave the lanes when the run is over."""
-        if event.kind == "end":
-            self._stack.close()
-            self._view = None
+    def _close(self) -> None:
+        self._stack.close()
+        self._view = None
 
 
 def tell(step: "Step", console: Console) -> None:

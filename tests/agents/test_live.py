@@ -174,9 +174,9 @@ def test_limits():
     loop = {"code": "print(1)\n", "say": "again "}
     result, _, session = perform([loop] * 100, limits=LiveLimits(rows=40))
     assert result.outcome == "limit" and session.finish_reason == "rows"
-    assert result.events[-1].data["why"] == "rows" and len(result.table) == 40
+    assert result.events[-1].data["reason"] == "rows" and len(result.table) == 40
     result, world, _ = perform([{"code": "search('x')\n"}], World(60), limits=LiveLimits(seconds=3))
-    assert result.outcome == "limit" and result.events[-1].data["why"] == "seconds"
+    assert result.outcome == "limit" and result.events[-1].data["reason"] == "seconds"
     assert result.events[-1].time < 5 and world.reads == ["x"]
     code = "search('1')\nsearch('2')\nsearch('3')\n"
     result, world, session = perform(

@@ -105,7 +105,7 @@ def test_the_limit_of_seconds_holds():
         model = ScriptedStreams([{"code": "while True: pass\n"}])
         agent = LiveAgent(model, Registry(), sandbox=box, limits=LiveLimits(seconds=1))
         result = await agent.run("go")
-        assert (result.outcome, result.events[-1].data["why"]) == ("limit", "seconds")
+        assert (result.outcome, result.events[-1].data["reason"]) == ("limit", "seconds")
         assert result.events[-1].time < 5
 
     boxed(work, wall=30, cpu=30)

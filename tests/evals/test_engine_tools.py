@@ -21,9 +21,11 @@ from stretto.errors import InputError
 from stretto.evals.bfcl import Item
 from stretto.evals.bfcl_live import fill_live, judge
 from stretto.evals.demo_tools import House, demo_registry
-from stretto.evals.engine_tools import LocalModels, OneCall, Watcher, as_rows, run_local
+from stretto.evals.engine_tools import OneCall, as_rows
+from stretto.evals.local_agent import LocalAgent, LocalModels, Watcher
 from stretto.evals.phrasing import phrase, prompt
 from stretto.runs import Run
+from stretto.streams import StreamTable
 from stretto.streams.sets import AGENT, READ, SINGLE
 
 
@@ -38,10 +40,10 @@ def phraser():
     return Engine(tiny_lm(SINGLE), tiny_codec(), backend="transformers", stop_ids=(0,))
 
 
-def perform(task, registry, models, **options):
+def perform(task, registry, models, folder=None, **options):
     options.setdefault("limits", LiveLimits(rows=330))
     try:
-        return asyncio.run(run_local(task, registry, models, **options))
+        return asyncio.run(LocalAgent(models, registry, **options).run(task, folder=folder))
     except NoSandboxError as error:
         pytest.skip(f"no sandbox here: {error}")
 
@@ -58,23 +60,31 @@ def registry(seen):
 
 
 def test_a_tool_is_found_called_once_and_told(models, tmp_path):
-    seen, events, rows, needs, sessions = [], [], [], [], []
-    watcher = Watcher(lambda need, grammar: needs.append((need.text, grammar)), sessions.append,
-                      rows.append, events.append)  # fmt: skip
+    seen, rows, sessions = [], [], []
+    watcher = Watcher(sessions.append, rows.append)
     result = perform("Ring bell 7.", registry(seen), models, watcher=watcher, folder=tmp_path / "r")
     (step,) = result.steps
     assert len(seen) == 1 and f'ring(bell="{seen[0]}")' == step.code  # and never again
-    assert needs == [("Ring bell 7.", step.grammar)] and step.grammar.startswith('start: "ring("')
-    assert tuple(events) == step.result.events and len(rows) == len(step.result.table)
+    assert step.grammar.startswith('start: "ring("') and len(rows) == len(step.result.table)
+    assert len(sessions) == 1 and sessions[0].finish_reason is not None
     told = json.dumps([{"bell": seen[0], "rings": "2"}], separators=(",", ":"))
     assert step.result.table.text("result") == told
-    assert step.result.table.prompts["system"] == models.engine.codec.encode(
-        step.result.table.text("system", prompt=True)
-    )
     assert "\ntools: ring(bell)" in step.result.table.text("system", prompt=True)
-    assert not step.result.scripted and step.result.events[0].data["model"] == "tiny"
-    assert Run.open(tmp_path / "r" / "1").status == "finished"
     assert models.engine.replay(step.result.table) == step.result.table
+    # One run, of one sort of events, whatever its parts.
+    first, plan, *between, last = result.events
+    assert (first.kind, first.data["model"], first.data["scripted"]) == ("start", "tiny", False)
+    assert plan.data == {
+        "part": 1, "request": "Ring bell 7.", "tools": ["ring"], "grammar": step.grammar
+    }  # fmt: skip
+    assert last.kind == "end" and {event.data["part"] for event in between} == {1}
+    assert [event.seq for event in result.events] == list(range(len(result.events)))
+    run = Run.open(tmp_path / "r")
+    kept = [event for event in run.events() if "seq" in event]
+    assert [event["type"] for event in kept] == [event.kind for event in result.events]
+    assert run.status == "finished" and run.kind == "agent"
+    table = StreamTable.from_jsonl((tmp_path / "r" / "table.jsonl").read_text())
+    assert table == step.result.table
 
 
 def test_parts_are_done_in_order_and_one_without_a_tool_is_refused(models):
@@ -86,6 +96,29 @@ def test_parts_are_done_in_order_and_one_without_a_tool_is_refused(models):
     assert [step.outcome for step in result.steps][1] == "refused" and result.outcome != "answered"
     assert result.steps[1].answer == "There is no tool for: Sing loudly." and len(seen) == 2
     assert result.answer.count("\n") >= 2
+
+
+def test_somebody_speaks_or_leaves(models):
+    seen = []
+    agent = LocalAgent(models, registry(seen), limits=LiveLimits(rows=330))
+    with pytest.raises(InputError, match="nothing is running"):
+        agent.interrupt("hello?")
+
+    async def work():
+        events = agent.stream("Ring bell 7.")
+        async for event in events:
+            if event.kind == "text":
+                agent.interrupt("now!")
+            if event.kind == "interrupt":
+                assert event.data["text"] == "now!"
+                break
+        await events.aclose()
+
+    try:
+        asyncio.run(work())
+    except NoSandboxError as error:
+        pytest.skip(f"no sandbox here: {error}")
+    assert models.engine.stats().active == 0 and agent.result is None
 
 
 def test_an_error_of_the_tool_is_the_answer(models):
