@@ -130,8 +130,8 @@ def test_many_ways_are_cut_short():
     schema = {"type": "object", "properties": {f"p{i}": {"enum": list("abcdef")} for i in range(9)},
               "required": [f"p{i}" for i in range(9)]}  # fmt: skip
     tool = Tool.from_schema("f", "F.", schema, print)
-    grammar = call_grammar(tool, "abcdef")
-    assert grammar.count('")"') < 4 * MOST
+    grammar = call_grammar(tool, "Whatever.")
+    assert MOST < grammar.count('")"') < 4 * MOST
     compiled(grammar)
 
 

@@ -290,6 +290,43 @@ def test_endless_silence_is_closed():
     assert result.outcome == "answered" and IDLE_ROWS <= len(result.table) < IDLE_ROWS + 10
 
 
+class Late(ScriptedStreams):
+    """Begins to write code when all had seemed to be over."""
+
+    def open(self, **options):
+        session = LateSession(self, {})
+        self.sessions.append(session)
+        return session
+
+
+class LateSession(ScriptedSession):
+    def _step(self, now):
+        row = super()._step(now)
+        if row is None and self.finish_reason is None and len(self._rows) < 2 * IDLE_ROWS:
+            row = ScriptedRow(len(self._rows), {"think": SPECIAL.silence}, {}, now)
+            self._rows.append(row)
+            if len(self._rows) == 2 * IDLE_ROWS - 3:
+                assert self._closed
+                self._rests["code"] = False
+                self._queued["code"] += ["print(1)\n"]
+        return row
+
+
+def test_what_comes_after_the_close_is_run_and_told():
+    model = Late([], rate=50)
+    result = run(LiveAgent(model, Registry(), sandbox=FakeBox()).run("go"))
+    assert told(model.sessions[0]) == "1\n" and model.sessions[0].finish_reason == "end"
+    assert [e.data["stdout"] for e in result.events if e.kind == "output"] == ["1\n"]
+
+
+def test_what_is_known_of_names_lasts():
+    parts = [{"code": "def f(x):\n    return x + 1\n\nz = 1\n"},
+             {"code": "print(f(1))\n" + "y = 1\n" * 20}, {"say": "Two."}]  # fmt: skip
+    result, _, _ = perform(parts)
+    early = times(result, "output", stdout="2\n")[0]
+    assert early < times(result, "commit", block=1)[0] and not times(result, "held")
+
+
 def test_a_defect_of_ours_is_not_hidden():
     def show(stdout, value):
         raise KeyError("defect")
