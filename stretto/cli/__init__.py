@@ -16,6 +16,7 @@ app.help = "Language models that read, think, speak and act in parallel token st
 
 _COMMANDS = {
     "demo": ("demo:demo", "Play a real item: the model answers while it is still reading."),
+    "demo-agent": ("demo_agent:demo_agent", "Watch requests become real calls of tools."),
     "chat": ("chat:chat", "Talk to the model; you are the user stream."),
     "models": ("models:app", "Pull, list and show models."),
     "data": ("data:app", "Build stream tables from data sets, and look at them."),
