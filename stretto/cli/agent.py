@@ -6,17 +6,16 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
 
 from stretto.agents.agent import Agent, AgentLimits, DialectName
 from stretto.agents.broker import Call, Decision
-from stretto.agents.events import AgentEvent
+from stretto.agents.events import AgentEvent, Outcome
 from stretto.agents.registry import Registry
 from stretto.agents.sandbox import Backend, Policy
 from stretto.agents.tool import Tool
@@ -33,18 +32,6 @@ if importlib.util.find_spec("stretto.cli.agent_improve") is not None:
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print events as JSON lines.")]
 _RUNS = Path("runs")
 _PATIENCE_S = 3600.0  # a person may take this long to answer
-
-
-class _Works(Protocol):
-    """An agent, whatever is behind it."""
-
-    def stream(self, task: str, *, folder: Path | None = None) -> AsyncGenerator[AgentEvent, None]:
-        """Work on a task."""
-        ...
-
-    def interrupt(self, text: str) -> None:
-        """Say something meanwhile."""
-        ...
 
 
 @app.command
@@ -100,29 +87,25 @@ def run(
     registry = registry_of(tools)
     where = folder or _new_folder()
     out = Console(file=sys.stdout, markup=False, highlight=False)
-    view = open_view(out, json=json, lines=authorise == "ask")
-
-    async def work() -> AgentEvent:
-        async with AsyncExitStack() as stack:
-            agent: _Works
-            if base_url is None:
-                agent = _open_local(registry, model=model, seed=seed, limits=limits)
-            else:
-                chat = await stack.enter_async_context(
-                    _open_chat(model, base_url, api_key_env, prices)
-                )
-                agent = Agent(
-                    chat, registry, sandbox=sandbox, dialect=dialect, limits=limits, seed=seed,
-                    policy=Policy(seed=seed, call_time=_PATIENCE_S),
-                    authorise=None if authorise == "allow" else _Rule(authorise),
-                    approve=_ask_person if authorise == "ask" and sys.stdin.isatty() else None,
-                )  # fmt: skip
-            return await _follow(agent, task, where, view)
-
-    end = asyncio.run(work())
+    rule = None if authorise == "allow" else _Rule(authorise)
+    approve = _ask_person if authorise == "ask" and sys.stdin.isatty() else None
+    if base_url is None:
+        _refuse_remote(dialect=dialect != "auto", prices=prices, limits=limits != AgentLimits())
+        outcome = asyncio.run(_open_local(
+            task, registry, where, out, model=model, json=json, sandbox=sandbox, seed=seed,
+            authorise=rule, approve=approve,
+        ))  # fmt: skip
+    else:
+        chat = _open_chat(model, base_url, api_key_env, prices)
+        agent = Agent(
+            chat, registry, sandbox=sandbox, dialect=dialect, limits=limits, seed=seed,
+            policy=Policy(seed=seed, call_time=_PATIENCE_S), authorise=rule, approve=approve,
+        )  # fmt: skip
+        view = open_view(out, json=json, lines=authorise == "ask")
+        outcome = asyncio.run(_follow(chat, agent, task, where, view))
     if not json:
         remarks.print(f"the run is in {where}", highlight=False, soft_wrap=True)
-    return 0 if end.data["outcome"] == "answered" else 1
+    return 0 if outcome == "answered" else 1
 
 
 @app.command
@@ -150,11 +133,45 @@ def replay(
     return 1 if made.difference else 0
 
 
-def _open_local(registry: Registry, *, model: str | None, seed: int, limits: AgentLimits) -> _Works:
-    """The agent on a model of this machine."""
-    raise ConfigError(
-        "give --base-url and --model: an OpenAI-compatible endpoint, up to and with /v1"
-    )
+def _refuse_remote(**given: Any) -> None:
+    """Options that mean nothing to the model on this machine.
+
+    Raises:
+        ConfigError: one was given.
+    """
+    for name, value in given.items():
+        if value:
+            what = "turns, tokens, seconds, calls" if name == "limits" else name
+            raise ConfigError(f"--{what}: only with --base-url; the model on this machine has none")
+
+
+async def _open_local(
+    task: str, registry: Registry, folder: Path, out: Console, *, model: str | None, json: bool,
+    **options: Any,
+) -> Outcome:  # fmt: skip
+    """Do a task on a multi-stream model of this machine, and show it.
+
+    It finds tools by a word search and is held to a grammar; it does not program. Each part of the
+    task has a run folder of its own, which cannot be made again.
+    """
+    from stretto.cli import demo_agent as local
+    from stretto.cli.play import load_engine
+    from stretto.evals.local_agent import LocalAgent, LocalModels
+
+    name = model or local.MODEL
+    models = LocalModels(load_engine(name), name, load_engine(local.PHRASER))
+    with ExitStack() as stack:
+        show = local.Show(out, models, stack)
+        lines = open_view(out, json=True) if json else None
+        watcher = None if json else show.watcher()
+        agent = LocalAgent(models, registry, watcher=watcher, **options)
+        async with aclosing(agent.stream(task, folder=folder)) as events:
+            async for event in events:
+                (lines.take if lines is not None else show.on_event)(event)
+    assert agent.result is not None
+    for step in () if json else agent.result.steps:
+        local.tell(step, out)
+    return agent.result.outcome
 
 
 def _open_chat(
@@ -195,24 +212,26 @@ def _answer(question: str) -> str:
     return sys.stdin.readline()
 
 
-async def _follow(agent: _Works, task: str, folder: Path, view: View) -> AgentEvent:
-    """Show a run; its last event."""
+async def _follow(chat: EndpointChat, agent: Agent, task: str, folder: Path, view: View) -> Outcome:
+    """Show a run of the agent by turns."""
     last: AgentEvent | None = None
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(chat)
         stack.enter_context(view)
-        if isinstance(view, LiveView) and can_type(Console(file=sys.stdout)):
-            stack.enter_context(typing(Console(file=sys.stdout), _Typed(agent, view)))
+        console = Console(file=sys.stdout)
+        if isinstance(view, LiveView) and can_type(console):
+            stack.enter_context(typing(console, _Typed(agent, view)))
         events = await stack.enter_async_context(aclosing(agent.stream(task, folder=folder)))
         async for last in events:
             view.take(last)
     assert last is not None
-    return last
+    return last.data["outcome"]
 
 
 class _Typed:
     """What is typed while lanes are drawn interrupts the agent."""
 
-    def __init__(self, agent: _Works, view: LiveView) -> None:
+    def __init__(self, agent: Agent, view: LiveView) -> None:
         self._agent, self._view = agent, view
         view.lanes.typed, view.lanes.hint = "", "type to interrupt, Ctrl-C stops"
 
