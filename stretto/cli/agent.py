@@ -212,7 +212,7 @@ def _answer(question: str) -> str:
     return sys.stdin.readline()
 
 
-async def _follow(chat: EndpointChat, agent: Agent, task: str, folder: Path, view: View) -> Outcome:
+async def _follow(chat: Any, agent: Agent, task: str, folder: Path, view: View) -> Outcome:
     """Show a run of the agent by turns."""
     last: AgentEvent | None = None
     async with AsyncExitStack() as stack:
