@@ -16,7 +16,6 @@ app.help = "Language models that read, think, speak and act in parallel token st
 
 _COMMANDS = {
     "demo": ("demo:demo", "Play a real item: the model answers while it is still reading."),
-    "demo-agent": ("demo_agent:demo_agent", "Watch requests become real calls of tools."),
     "chat": ("chat:chat", "Talk to the model; you are the user stream."),
     "models": ("models:app", "Pull, list and show models."),
     "data": ("data:app", "Build stream tables from data sets, and look at them."),
@@ -25,6 +24,7 @@ _COMMANDS = {
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
     "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
     "agent": ("agent:app", "Give a model a task and tools; its actions are code."),
+    "demo-agent": ("demo_agent:demo_agent", "Watch requests become real calls of tools."),
     "sandbox": ("sandbox:app", "Run Python code confined."),
     "doctor": ("sandbox:doctor", "Test what the sandboxes hold on this machine."),
     "runs": ("runs:app", "List, show, compare and export run folders."),
