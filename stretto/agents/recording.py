@@ -115,6 +115,8 @@ def read(run: Run) -> Past:
                     past.limits = line["limits"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{run.path}: events.jsonl is damaged ({error!r})") from None
+    if past.events and "skill_source" not in past.events[0].data:
+        raise InputError(f"{run.path}: another agent's run; only those by turns are made again")
     return past
 
 

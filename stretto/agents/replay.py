@@ -61,8 +61,6 @@ async def replay(
         raise InputError(f"{folder}: the run broke off before it began; there is nothing to replay")
     past.strict = True
     start = past.events[0].data
-    if "skill_source" not in start:
-        raise InputError(f"{folder}: not a run of the agent by turns; only those are made again")
     agent = Agent(
         _Recorded(start["model"], start["scripted"]),
         Registry(),

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 
 import pytest
 from scripting import Script, World, code, data, sandboxed, solve
@@ -210,4 +209,11 @@ def test_folders_of_other_runs_are_refused(tmp_path):
         again(tmp_path / "t")
     with pytest.raises(InputError, match="not a run folder"):
         again(tmp_path / "none")
-    shutil.rmtree(tmp_path / "r")
+    live = Run.create(tmp_path / "live", {}, kind="agent")
+    live.event("start", seq=0, at=0.0, stream="", data={"task": "two"})
+    for refused in (
+        lambda: again(tmp_path / "live"),
+        lambda: solve(Agent(Script(), Registry()), "two", folder=tmp_path / "live"),
+    ):
+        with pytest.raises(InputError, match="another agent's run; only those by turns"):
+            refused()  # fmt: skip
