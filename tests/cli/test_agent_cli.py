@@ -126,7 +126,6 @@ def test_limits_and_denial(folder, endpoint, capsys):
         (["--tools", "string"], "string: no tools; mark functions with @tool"),
         (["--tools", "tools.py", "--turns", "3"], "--turns, tokens, seconds, calls: only with"),
         (["--tools", "tools.py", "--dialect", "code"], "--dialect: only with --base-url"),
-        (["--tools", "tools.py", "--model", "nosuch"], "nosuch"),
         (["--tools", "tools.py", "--base-url", "http://x"], "--base-url needs --model"),
         (["--tools", "tools.py", "--base-url", "http://x", "--model", "m", "--api-key-env", "NONE"],
          "--api-key-env NONE: there is no such environment variable"),
