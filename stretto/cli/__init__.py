@@ -24,6 +24,8 @@ _COMMANDS = {
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
     "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
     "commons": ("commons:app", "Play villages that share a resource: runs, sweeps, reports."),
+    "agent": ("agent:app", "Give a model a task and tools; its actions are code."),
+    "demo-agent": ("demo_agent:demo_agent", "Watch requests become real calls of tools."),
     "sandbox": ("sandbox:app", "Run Python code confined."),
     "skills": ("skills:app", "Keep functions that agents wrote, tested before they are taken."),
     "doctor": ("sandbox:doctor", "Test what the sandboxes hold on this machine."),
@@ -33,6 +35,7 @@ for _name, (_target, _help) in _COMMANDS.items():
     app.command(f"stretto.cli.{_target}", name=_name, help=_help)
 
 _EXTRAS = {
+    "openai": "agents",
     "torch": "torch",
     "transformers": "torch",
     "gguf": "torch",
