@@ -79,6 +79,7 @@ async def play(
         for mechanism in mechanisms:
             await mechanism.after_harvest(stage, harvest)
         said, limit = await _evening(stage, harvest, mechanisms)
+        stage.log("evening", utterances=said, limit=limit)
         utterances.append(said)
         limits.append(np.nan if limit is None else float(limit))
         await stage.each(lambda villager, ask, situation: villager.reflect(ask, situation))
