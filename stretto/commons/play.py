@@ -16,6 +16,7 @@ from stretto import config as configs
 from stretto.commons import prompts
 from stretto.commons.adversaries import adversaries_of
 from stretto.commons.chat_villager import ChatVillager
+from stretto.commons.code_villager import CodeVillager
 from stretto.commons.discussion import meet, report
 from stretto.commons.game import Game
 from stretto.commons.journal import Journal
@@ -25,6 +26,7 @@ from stretto.commons.metrics import measure
 from stretto.commons.policies import policy
 from stretto.commons.run_config import RunConfig
 from stretto.commons.scenario import scenario
+from stretto.commons.seeds import seed_of
 from stretto.commons.stage import FRAMEWORK, Stage
 from stretto.commons.village import Harvest, Village
 from stretto.commons.villager import Answer, Question, ScriptedVillager, Villager
@@ -139,6 +141,9 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
     harvest = village.harvest(demands)
     stage.log("harvest", **{k: v for k, v in asdict(harvest).items() if k != "month"})
     for name, answer in answers.items():
+        heed = getattr(stage.villagers[name], "heed", None)
+        if heed is not None:
+            heed(answer)
         stage.tell([name], "result", _result(stage, harvest, name))
         if answer.outcome == "ok" and stage.config.profile == "lean":
             _note(stage, name, answer.value)
@@ -243,12 +248,20 @@ def _people(
             if human is None:
                 raise ConfigError(f"seat {seat.name}: nobody is there to play; use commons play")
             villager = human(seat.name)
+        elif seat.model.startswith("code:"):
+            villager = CodeVillager(
+                chat(seat.name, seat.model.removeprefix("code:")),
+                words,
+                sees_catches=config.sees_catches,
+                seed=seed_of(config.seed, "code", seat.name),
+            )
         else:
             villager = chat(seat.name, seat.model)
         for twist in twists:
             villager = twist(villager)
         people.append(villager)
-    first_model = next((s.model for s in config.everybody if s.model in models), "")
+    used = [seat.model.removeprefix("code:") for seat in config.everybody]
+    first_model = next((model for model in used if model in models), "")
     keeper = config.framework or first_model
     people.append(chat(FRAMEWORK, keeper) if keeper else
                   ScriptedVillager(FRAMEWORK, policy("threshold"), "none"))  # fmt: skip

@@ -81,6 +81,11 @@ class Wrapped:
         if (note := getattr(self.inner, "note", None)) is not None:
             note(text, month)
 
+    def heed(self, answer: Answer) -> None:
+        """What became of its harvest, where it cares."""
+        if (heed := getattr(self.inner, "heed", None)) is not None:
+            heed(answer)
+
     async def prepare(self, ask: Ask, situation: Situation) -> None:
         """Before a month, where it does."""
         if (prepare := getattr(self.inner, "prepare", None)) is not None:
