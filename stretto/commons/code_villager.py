@@ -1,9 +1,10 @@
-"""A villager that decides by a program: a model writes it, the sandbox of ``stretto.agents`` runs it.
+"""A villager that decides by a program: a model writes it, the sandbox of agents runs it.
 
 The program is a function ``harvest(stock, month, history)``. It is written before the first harvest
 and may be revised before later ones; the program is an answer like any other, in the record. It
-never runs in this process. A program that fails is an outcome of that month's harvest, never a
-number, and its author is told of it. All other questions go to the model itself.
+never runs in this process (``stretto.agents.sandbox``). A program that fails is an outcome of that month's harvest, never a
+number, and its author is told of it. All other questions go to the model itself; in the lean
+profile, where talk comes with the harvest, it says nothing.
 """
 
 import ast
@@ -77,7 +78,12 @@ class CodeVillager:
         view = situation.view
         call = f"harvest({int(view.stock[0])}, {situation.month}, {self._history!r})"
         policy = Policy(
-            wall=10, cpu=5, calls=0, disk="1M", output="4K", seed=self._seed + situation.month
+            wall=10,
+            cpu=5,
+            calls=0,
+            disk="1M",
+            output="4K",
+            seed=(self._seed + situation.month) % 2**31,
         )
         try:
             async with (
@@ -144,10 +150,8 @@ def _usable(value: Mapping[str, Any]) -> str:
 def _read(done: ExecResult, capacity: int, question: Question) -> Answer:
     """The harvest's answer from what a program did."""
     if done.limit is not None:
-        timed = done.limit in ("wall", "cpu")
-        return Answer(
-            None, "timeout" if timed else "error", why=f"beyond its limit of {done.limit}"
-        )
+        outcome = "timeout" if done.limit in ("wall", "cpu") else "error"
+        return Answer(None, outcome, why=f"beyond its limit of {done.limit}")
     if not done.ok:
         error = done.error
         why = f"line {error.line}: {error.type}: {error.message}" if error else "it did not run"

@@ -20,7 +20,8 @@ from stretto.commons.resource import share
 Event = Mapping[str, Any]
 
 _NUMBER = re.compile(
-    r"(?<![\w.,$€-])(?:\d{1,4}\s*(?:-|–|to|or)\s*)?(?P<units>\d{1,4})(?![\w%]|[.,]\d|\s*(?:%|percent))"
+    r"(?<![\w.,$€-])(?:\d{1,4}\s*(?:-|\u2013|to|or)\s*)?(?P<units>\d{1,4})"
+    r"(?![\w%]|[.,]\d|\s*(?:%|percent))"
 )
 _EACH = re.compile(
     r"\b(each|apiece|per (?:person|head|capita|villager|fisher\w*|shepherd|owner|factory|household)"
@@ -29,7 +30,8 @@ _EACH = re.compile(
     r"|(?:limit|cap|quota) (?:of|at|to) \d+)\b", re.IGNORECASE,
 )  # fmt: skip
 _PROPOSES = re.compile(
-    r"\b(propos\w*|suggest\w*|should|could|let us|let's|limit\w*|agree\w*|stick\w*|commit\w*|keep (?:it|our|to|at|under|within|with)"
+    r"\b(propos\w*|suggest\w*|should|could|let us|let's|limit\w*|agree\w*|stick\w*|commit\w*"
+    r"|keep (?:it|our|to|at|under|within|with)"
     r"|aim\w*|target\w*|cap\w*|at most|no more than|maximum|max|how about|what if|what about"
     r"|recommend\w*|go (?:for|with))\b", re.IGNORECASE,
 )  # fmt: skip
@@ -42,7 +44,8 @@ _TOTAL = re.compile(
     r"|left|remain\w*|population|capacity|stock|months?|years?|of us|villagers)\b", re.IGNORECASE,
 )  # fmt: skip
 _PROMISE = re.compile(
-    r"\bI(?:'ll| will| am going to|'m going to| shall| plan to| intend to| promise| commit| can commit"
+    r"\bI(?:'ll| will| am going to|'m going to| shall| plan to| intend to| promise"
+    r"| commit| can commit"
     r"|'m committing| am committing| pledge|'d take| would take)\b", re.IGNORECASE,
 )  # fmt: skip
 _NEAR = 4  # words after a number in which a word makes it a total
@@ -203,7 +206,7 @@ def _demands(events: Iterable[Event]) -> dict[tuple[int, str], int]:
 
 
 def _sentences(text: str) -> list[str]:
-    return [part for part in re.split(r"(?<=[.!?;])\s+|\n+", text.replace("’", "'")) if part]
+    return [part for part in re.split(r"(?<=[.!?;])\s+|\n+", text.replace("\u2019", "'")) if part]
 
 
 def _numbers(sentence: str) -> list[int]:
