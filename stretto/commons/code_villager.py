@@ -2,9 +2,9 @@
 
 The program is a function ``harvest(stock, month, history)``. It is written before the first harvest
 and may be revised before later ones; the program is an answer like any other, in the record. It
-never runs in this process (``stretto.agents.sandbox``). A program that fails is an outcome of that month's harvest, never a
-number, and its author is told of it. All other questions go to the model itself; in the lean
-profile, where talk comes with the harvest, it says nothing.
+never runs in this process (``stretto.agents.sandbox``). A program that fails is an outcome of that
+month's harvest, never a number, and its author is told of it. All other questions go to the model
+itself; in the lean profile, where talk comes with the harvest, it says nothing.
 """
 
 import ast

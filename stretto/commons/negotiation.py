@@ -41,8 +41,11 @@ _PAST = re.compile(
 )
 _TOTAL = re.compile(
     r"\b(total|altogether|combined|collective(?:ly)?|as a group|in the (?:lake|pasture|river|pool)"
-    r"|left|remain\w*|population|capacity|stock|months?|years?|of us|villagers)\b", re.IGNORECASE,
+    r"|left|remain\w*|population|capacity|stock)\b", re.IGNORECASE,
 )  # fmt: skip
+_NO_UNITS = re.compile(
+    r"\s*(?:more )?(?:months?|years?|days?|weeks?|of (?:us|you)|people|villagers)\b"
+)
 _PROMISE = re.compile(
     r"\bI(?:'ll| will| am going to|'m going to| shall| plan to| intend to| promise"
     r"| commit| can commit"
@@ -217,7 +220,8 @@ def _numbers(sentence: str) -> list[int]:
         after = " ".join(re.split(r"[,;:]", sentence[match.end() :])[0].split()[:_NEAR])
         clause = re.split(r"[,;:]", before)[-1]
         near = " ".join(clause.split()[-_NEAR:])
-        if not (_TOTAL.search(after) or _TOTAL.search(near) or _PAST.search(clause)):
+        other = _NO_UNITS.match(sentence, match.end())
+        if not (other or _TOTAL.search(after) or _TOTAL.search(near) or _PAST.search(clause)):
             found.append(int(match["units"]))
         start = match.end()
     return found
