@@ -206,9 +206,9 @@ def _on_ray(
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError("ray is not installed; pip install 'stretto[ray]'") from None
-    where = None if address == "local" else address
+    own = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=where, log_to_driver=False, include_dashboard=False)
+        ray.init(address=address, log_to_driver=False, **own)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"ray at {address}: {str(error).splitlines()[0]}") from None
     try:
