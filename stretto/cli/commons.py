@@ -31,10 +31,11 @@ Set = Annotated[
     Parameter(name="--set", help="A setting, such as talk=none; may be given again.", negative=""),
 ]
 Model = Annotated[
-    str,
+    list[str] | None,
     Parameter(
-        help="Who plays the seats of models: as the endpoint names it, or local:NAME for a model "
-        "on this machine."
+        help="Who plays the seats of models: as the endpoint names it, local:NAME on this machine, "
+        "or script:POLICY; SEAT=MODEL for the seats of one name. May be given again.",
+        negative="",
     ),
 ]
 BaseUrl = Annotated[str, Parameter(help="Of the endpoint, up to and with /v1.")]
@@ -60,7 +61,7 @@ def run(
     /,
     *,
     set_: Set = None,
-    model: Model = "",
+    model: Model = None,
     base_url: BaseUrl = "",
     key_env: KeyEnv = "OPENAI_API_KEY",
     prices: Prices = None,
@@ -80,7 +81,7 @@ def sweep(
     /,
     *,
     set_: Set = None,
-    model: Model = "",
+    model: Model = None,
     base_url: BaseUrl = "",
     key_env: KeyEnv = "OPENAI_API_KEY",
     prices: Prices = None,
@@ -130,7 +131,7 @@ def play(
     *,
     name: Annotated[str, Parameter(help="Yours in the village.")] = "",
     set_: Set = None,
-    model: Model = "",
+    model: Model = None,
     base_url: BaseUrl = "",
     key_env: KeyEnv = "OPENAI_API_KEY",
     seed: int | None = None,
@@ -167,7 +168,7 @@ def _seated(sweep: "Sweep", name: str) -> list[dict[str, Any]]:
 
 
 def _sweep(
-    source: str, set_: Sequence[str] | None, model: str, base_url: str, key_env: str,
+    source: str, set_: Sequence[str] | None, model: Sequence[str] | None, base_url: str, key_env: str,
     prices: tuple[float, float] | None,
 ) -> "Sweep":  # fmt: skip
     from stretto.commons.sweep import read
@@ -183,24 +184,27 @@ def _sweep(
 
 
 def _changed(
-    sweep: "Sweep", set_: Sequence[str] | None, model: str, base_url: str, key_env: str,
+    sweep: "Sweep", set_: Sequence[str] | None, model: Sequence[str] | None, base_url: str, key_env: str,
     prices: tuple[float, float] | None,
 ) -> "Sweep":  # fmt: skip
     """A sweep with settings and models as the command line gives them."""
-    from dataclasses import replace
-
+    from stretto.commons.experiments import with_models
     from stretto.commons.model_config import ModelConfig
     from stretto.commons.sweep import change, plan
 
     if set_:
         sweep = change(sweep, set_)
     wanted = _models(plan(sweep))
-    if model:
-        if not wanted:
-            raise ConfigError(f"--model {model}: no seat is played by a model")
-        one = ModelConfig(model, base_url, key_env, prices=prices or (0.0, 0.0))
-        return replace(sweep, models=dict.fromkeys(wanted, one))
-    if missing := [name for name in wanted if name not in sweep.models]:
+    given: dict[str, ModelConfig | str] = {}
+    for text in model or ():
+        seat, _, who = text.rpartition("=")
+        if not wanted or (seat and seat not in wanted):
+            raise ConfigError(f"--model {text}: models play {', '.join(wanted) or 'no seats'}")
+        is_none = who == "human" or who.startswith(("script:", "code:"))
+        one = ModelConfig(who, base_url, key_env, prices=prices or (0.0, 0.0))
+        given |= dict.fromkeys([seat] if seat else wanted, who if is_none else one)
+    sweep = with_models(sweep, given)
+    if missing := [name for name in _models(plan(sweep)) if name not in sweep.models]:
         raise ConfigError(f"there is no model {missing[0]!r}; say who it is with --model")
     return sweep
 
@@ -396,20 +400,28 @@ def report(
     folder: Annotated[Path, Parameter(help="Of a run or sweep.")],
     /,
     *,
+    format: Annotated[  # noqa: A002 - the option's name
+        list[str] | None, Parameter(help="html, pdf or latex; by default all.", negative="")
+    ] = None,
+    baseline: Annotated[str, Parameter(help="Condition that others are compared with.")] = "",
+    open: Annotated[bool, Parameter(negative="", help="Show the page.")] = False,  # noqa: A002
     output: Folder = None,
 ) -> None:
-    """Write tables, plots and tests of a sweep: HTML, PDF and LaTeX."""
+    """Write tables, plots and comparisons: HTML, PDF and LaTeX."""
     from stretto.commons.report import write_report
-    from stretto.commons.sweep import load
 
-    load(folder)
-    for path in write_report(folder, output or folder / "report"):
-        _say(str(path))
+    runs = sorted(folder.glob("runs/*/game.jsonl"))
+    source = runs[0].parent if len(runs) == 1 else folder
+    formats = {"formats": tuple(format)} if format else {}
+    paths = write_report(source, output or folder / "report", baseline=baseline, **formats)
+    _name(paths)
+    if open:
+        _open(paths)
 
 
 @app.command(name="import")
 def import_(
-    source: Annotated[Path, Parameter(help="A folder of GovSim's logs, or a file of results.")],
+    sources: Annotated[list[Path], Parameter(help="Folders of GovSim's logs, files of results.")],
     /,
     *,
     output: Folder = None,
@@ -417,10 +429,32 @@ def import_(
     """Measure what others' code has logged, and write a report."""
     from stretto.commons.report import import_report
 
-    if not source.exists():
-        raise InputError(f"{source}: is not there")
-    for path in import_report(source, output or Path("runs") / f"import-{source.stem}"):
-        _say(str(path))
+    for source in sources:
+        if not source.exists():
+            raise InputError(f"{source}: is not there")
+    _name(import_report(sources, output or Path("runs") / f"import-{sources[0].stem}"))
+
+
+@app.command
+def leaderboard(
+    folders: Annotated[list[Path], Parameter(help="Of runs and sweeps.")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("leaderboard"),
+) -> None:
+    """Rank the models of finished runs."""
+    from stretto.commons.leaderboard import leaderboard
+
+    _name(leaderboard(*folders, out=output))
+
+
+@app.command
+def experiments(*, json: AsJson = False) -> None:
+    """List the experiments that ship."""
+    from stretto.commons.experiments import described, names
+
+    rows = [{"name": name, "about": described(name).about} for name in names()]
+    emit(rows, ("name", "about"), "json" if json else "table")
 
 
 @app.command
@@ -431,9 +465,29 @@ def replay(
     run: Annotated[str, Parameter(help="Which run of a sweep; by default the first.")] = "",
 ) -> None:
     """Print what happened in a run, month by month."""
-    from stretto.commons.replay import transcript
+    from rich.console import Console
 
-    _say(transcript(_played(folder, run)))
+    from stretto.commons.replay import read_events, transcript
+
+    out = Console(file=sys.stdout, markup=False, highlight=False)
+    for line in transcript(read_events(_played(folder, run))):
+        out.print(line)
+
+
+def _name(paths: Sequence[Path]) -> None:
+    for path in paths:
+        _say(str(path))
+
+
+def _open(paths: Sequence[Path]) -> None:
+    """Show a page where a person has a browser."""
+    import os
+    import webbrowser
+
+    can_show = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY")
+    for path in paths:
+        if path.suffix == ".html" and can_show and sys.stdout.isatty():
+            webbrowser.open(path.resolve().as_uri())
 
 
 def _played(folder: Path, run: str) -> Path:

@@ -93,13 +93,16 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     """A sweep from a YAML file.
 
     Args:
-        path: of a sweep; or of a single run, which may have ``models`` beside its settings.
+        path: of a sweep or an experiment; or of a single run, which may have ``models`` beside its
+            settings.
         overrides: settings of the run, or of the sweep, as ``talk=none`` or ``seeds=3``.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is wrong.
     """
     raw = configs.read(path)
+    if "sweep" in raw:  # an experiment's file
+        raw = raw["sweep"]
     if "run" not in raw:
         models = raw.pop("models", {})
         raw = {"run": raw, "models": models, "seeds": [raw.get("seed", 0)]}
