@@ -35,7 +35,6 @@ for _name, (_target, _help) in _COMMANDS.items():
     app.command(f"stretto.cli.{_target}", name=_name, help=_help)
 
 _EXTRAS = {
-    "openai": "agents",
     "torch": "torch",
     "transformers": "torch",
     "gguf": "torch",

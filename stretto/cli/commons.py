@@ -162,14 +162,12 @@ def _seated(sweep: "Sweep", name: str) -> list[dict[str, Any]]:
         seats = seats * sweep.run["rules"]["villagers"]
     if not any(seat["model"] == "human" for seat in seats):
         seats = [seats[0] | {"model": "human"}, *seats[1:]]
-    return [
-        seat | {"name": name} if name and seat["model"] == "human" else seat for seat in seats
-    ]
+    return [seat | {"name": name} if name and seat["model"] == "human" else seat for seat in seats]
 
 
 def _sweep(
-    source: str, set_: Sequence[str] | None, model: Sequence[str] | None, base_url: str, key_env: str,
-    prices: tuple[float, float] | None,
+    source: str, set_: Sequence[str] | None, model: Sequence[str] | None, base_url: str,
+    key_env: str, prices: tuple[float, float] | None,
 ) -> "Sweep":  # fmt: skip
     from stretto.commons.sweep import read
 
@@ -184,8 +182,8 @@ def _sweep(
 
 
 def _changed(
-    sweep: "Sweep", set_: Sequence[str] | None, model: Sequence[str] | None, base_url: str, key_env: str,
-    prices: tuple[float, float] | None,
+    sweep: "Sweep", set_: Sequence[str] | None, model: Sequence[str] | None, base_url: str,
+    key_env: str, prices: tuple[float, float] | None,
 ) -> "Sweep":  # fmt: skip
     """A sweep with settings and models as the command line gives them."""
     from stretto.commons.experiments import with_models
