@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -187,7 +188,9 @@ def _processes(folder: Path, workers: int, arguments: dict[str, Any], watch: _Wa
 
 def _child(folder: Path, arguments: dict[str, Any], parent: int, send: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver is interrupted too, and says so
-    send.send(_work(folder, parent=parent, **arguments))
+    told = _work(folder, parent=parent, **arguments)
+    with suppress(BrokenPipeError):  # the driver was killed: nobody listens
+        send.send(told)
 
 
 def _work(folder: Path, **arguments: Any) -> dict[str, str]:

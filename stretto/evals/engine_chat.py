@@ -181,6 +181,9 @@ class EngineChat:
 @cache
 def open_chat(name: str) -> EngineChat:
     """The one of this process; what ``local:NAME`` stands for in a config of the commons."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # it would cover that of the runs
     return EngineChat.load(name)
 
 
