@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from stretto.agents.chat import Budget, EndpointChat
 from stretto.agents.chat_cache import ChatCache
@@ -76,5 +77,6 @@ async def open_models(
             requests_per_minute=one.requests_per_minute or None,
             prices=one.prices if any(one.prices) else None,
         )  # fmt: skip
-        opened[name] = await stack.enter_async_context(chat)
+        entered: Any = await stack.enter_async_context(chat)
+        opened[name] = entered
     return opened
