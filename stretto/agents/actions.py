@@ -9,17 +9,14 @@ The scanner finds logical lines: strings (f-strings within f-strings from Python
 comments and joined lines; the interpreter's own parser judges everything else.
 """
 
-import ast
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-FILE = "<code>"
-_INCOMPLETE_FLAG = 0x4000  # codeop's PyCF_ALLOW_INCOMPLETE_INPUT: tells unfinished from wrong
-_UNFINISHED = "incomplete input"
+from stretto.agents.syntax import ERRORS, Malformed, malformed, parse, segment, unfinished
+
 _NESTED_FORMATS = sys.version_info >= (3, 12)  # PEP 701
 
 _INDENT = re.compile(r"[ \t\f]*")
@@ -47,21 +44,6 @@ _CLAUSES = {
 }
 _LAST_CLAUSE = {("if", "else"), ("for", "else"), ("while", "else"), ("try", "finally")}
 
-_HINTS = (
-    ("never closed", "close the bracket"),
-    ("unmatched", "there is one closing bracket too many"),
-    ("does not match opening", "close the brackets in the order in which they were opened"),
-    ("triple-quoted", "close the string with its three quotes"),
-    ("unterminated", 'end the string on its line, or use """ for several lines'),
-    ("expected an indented block", "indent the body of the block, or write pass"),
-    ("unexpected indent", "start statements in the first column"),
-    ("unindent does not match", "use the same indentation for the whole block"),
-    ("inconsistent use of tabs", "indent by spaces only"),
-    ("call to 'print'", "write print(...)"),
-    ("null byte", "leave out the zero byte"),
-    ("expected ':'", "end the line with a colon"),
-)
-
 
 @dataclass(frozen=True)
 class Statement:
@@ -78,28 +60,6 @@ class Statement:
     source: str
     line: int
     kind: str
-
-
-@dataclass(frozen=True)
-class Malformed:
-    """Code that no continuation can mend.
-
-    Attributes:
-        message: what the parser says.
-        line, column: in the whole text, from 1.
-        source_line: the line as it was written.
-        hint: what to do, or "".
-    """
-
-    message: str
-    line: int
-    column: int
-    source_line: str
-    hint: str
-
-    def __str__(self) -> str:
-        hint = f"; {self.hint}" if self.hint else ""
-        return f"line {self.line}, column {self.column}: {self.message}{hint}"
 
 
 @dataclass
@@ -356,18 +316,18 @@ class Splitter:
         """The statements before ``end``, which are complete, or an error."""
         source = self._text[:end]
         try:
-            body = _parse(source, 0 if final else _INCOMPLETE_FLAG).body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            unfinished = not final and _UNFINISHED in str(error)
-            if unfinished and self._fresh and self._opener is None:
+            body = parse(source, whole=final).body
+        except ERRORS as error:
+            more = not final and unfinished(error)
+            if more and self._fresh and self._opener is None:
                 # A line that a joined line begins is not known for a compound statement's.
                 self._opener, self._clauses = "", _ALL
                 return []
-            return self._emit(end, final=True) if unfinished else self._fail(error)
+            return self._emit(end, final=True) if more else self._fail(error)
         lines = source.split("\n")
         found = []
         for node in body:
-            text, line = _segment(node, lines)
+            text, line = segment(node, lines)
             kind = type(node).__name__
             found.append(Statement(self._index, text, self._line + line, kind))
             self._index += 1
@@ -380,34 +340,22 @@ class Splitter:
             return
         self._next_check = self._lines + self._lines // 10 + 1
         try:
-            _parse(self._text[:end], _INCOMPLETE_FLAG)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            parse(self._text[:end], whole=False)
+        except ERRORS as error:
             # An open bracket is what the parser blames first when it knows no better.
-            if _UNFINISHED not in str(error) and "never closed" not in str(error):
+            if not unfinished(error) and "never closed" not in str(error):
                 self._fail(error)
 
     def _fail_at(self, end: int) -> list[Statement]:
         """The scanner met what cannot be; let the parser say it."""
         try:
-            _parse(self._text[:end])
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            parse(self._text[:end])
+        except ERRORS as error:
             return self._fail(error)
         return self._fail(SyntaxError("invalid syntax"))
 
     def _fail(self, error: BaseException) -> list[Statement]:
-        is_syntax = isinstance(error, SyntaxError)
-        line = (error.lineno if is_syntax else None) or 1
-        column = (error.offset if is_syntax else None) or 1
-        message = (error.msg if is_syntax else str(error)) or "nested too deeply to be parsed"
-        lines = self._text.split("\n")
-        written = lines[line - 1] if line <= len(lines) else ""
-        # Messages name lines of the text that was parsed.
-        message = re.sub(
-            r"\bline (\d+)", lambda m: f"line {int(m.group(1)) + self._line - 1}", message
-        )
-        self.error = Malformed(
-            message, self._line + line - 1, max(1, column), written, _hint(message, written)
-        )
+        self.error = malformed(error, self._text, self._line)
         return []
 
 
@@ -440,32 +388,3 @@ def _first_word(code: str) -> str:
     match = _ASYNC.match(code) or _WORD.match(code)
     assert match is not None
     return match.group(match.lastindex or 0)
-
-
-def _parse(source: str, flags: int = 0) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes and the like, which are told when it runs
-        try:
-            return compile(source, FILE, "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
-        except (
-            SystemError
-        ):  # CPython gh-106905: another parse came in between; not this text's fault
-            return compile(source, FILE, "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
-
-
-def _segment(node: ast.stmt, lines: list[str]) -> tuple[str, int]:
-    """Text of a statement, decorators included, and its line from 0."""
-    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-    last = node.end_lineno or node.lineno
-    # Columns count bytes of UTF-8. A decorator's is that of its name, behind the sign.
-    start = node.col_offset if first == node.lineno else 0
-    taken = lines[first - 1 : last]
-    taken[-1] = taken[-1].encode()[: node.end_col_offset].decode()
-    taken[0] = taken[0].encode()[start:].decode()
-    return "\n".join(taken), first - 1
-
-
-def _hint(message: str, written: str) -> str:
-    if written.lstrip().startswith("```"):
-        return "leave out the fences: only code is read here"
-    return next((hint for part, hint in _HINTS if part in message), "")

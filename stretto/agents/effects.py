@@ -14,64 +14,24 @@ import builtins
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from stretto.agents.known_effects import (
+    IMPURE_BUILTINS,
+    METHODS,
+    ODD_IMPORTS,
+    PURE_MODULES,
+    Effect,
+    member,
+    worst,
+)
 from stretto.errors import InputError
 
-Effect = Literal["pure", "read", "write", "unknown"]
-
-ORDER: tuple[Effect, ...] = ("pure", "read", "write", "unknown")
 _TOOL_EFFECTS: dict[str, Effect] = {
     "pure": "pure",
     "read": "read",
     "write": "write",
     "irreversible": "write",
 }
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Modules whose functions leave nothing outside the process.
-PURE_MODULES = _words(
-    "abc array base64 binascii bisect calendar cmath collections collections.abc colorsys copy "
-    "dataclasses datetime decimal difflib enum fractions functools graphlib hashlib heapq hmac "
-    "html html.parser itertools json keyword math numbers operator os.path pprint random re "
-    "reprlib secrets statistics string struct textwrap time timeit types typing unicodedata uuid "
-    "urllib.parse zlib zoneinfo numpy numpy.linalg numpy.random pandas"
-)
-# Members of other modules, and exceptions among those of the pure ones.
-_MEMBERS: dict[Effect, frozenset[str]] = {
-    "pure": _words(
-        "asyncio.gather asyncio.sleep asyncio.run asyncio.wait_for contextlib.suppress "
-        "contextlib.contextmanager io.BytesIO io.StringIO pathlib.Path pathlib.PurePath"
-    ),
-    "read": _words(
-        "csv.reader csv.DictReader os.listdir os.getcwd os.walk os.stat numpy.load numpy.loadtxt "
-        "numpy.genfromtxt numpy.fromfile pandas.read_csv pandas.read_json"
-    ),
-    "write": _words(
-        "numpy.save numpy.savez numpy.savez_compressed numpy.savetxt numpy.memmap "
-        "pandas.ExcelWriter"
-    ),
-}
-_MEMBER: dict[str, Effect] = {name: effect for effect, all_ in _MEMBERS.items() for name in all_}
-_IMPURE_BUILTINS = _words(
-    "__import__ breakpoint compile delattr eval exec getattr globals input locals open setattr "
-    "vars exit quit help copyright credits license __loader__ __spec__ __build_class__"
-)
-_ODD_IMPORTS = frozenset({"antigravity", "this", "idlelib", "turtledemo"})
-# Methods of plain values: text, numbers, lists, dicts, sets, dates, matches, files that are read.
-_DATA_TYPES = (str, bytes, int, float, complex, list, tuple, dict, set, frozenset, range)
-_METHODS = _words(
-    "read readline readlines read_text read_bytes exists is_file is_dir iterdir glob rglob "
-    "with_suffix group groups groupdict start end span search match fullmatch finditer findall "
-    "sub most_common elements total appendleft popleft rotate date time year month day isoformat "
-    "strftime timestamp weekday total_seconds mean sum min max std reshape tolist astype argmax "
-    "argmin argsort cumsum dot shape flatten choice randint shuffle sample uniform quantize "
-    "hexdigest digest getvalue"
-) | {name for kind in _DATA_TYPES for name in dir(kind) if not name.startswith("_")}
 
 
 @dataclass
@@ -199,12 +159,12 @@ class Effects:
         for alias in node.names:
             module = alias.name if isinstance(node, ast.Import) else node.module or ""
             top = module.partition(".")[0]
-            known = top in sys.stdlib_module_names and top not in _ODD_IMPORTS
+            known = top in sys.stdlib_module_names and top not in ODD_IMPORTS
             if not known and top not in PURE_MODULES:
                 effect = "unknown"
             if isinstance(node, ast.ImportFrom):
                 name, full = alias.asname or alias.name, f"{module}.{alias.name}"
-                bound = _Bound(_member(full), module=full, callable=True)
+                bound = _Bound(member(full), module=full, callable=True)
                 if full in PURE_MODULES or alias.name == "*":
                     bound = _Bound(module=full)
             else:
@@ -261,7 +221,7 @@ class Effects:
         bound = self._bound.get(root)
         if bound is None or not bound.module or bound.callable:
             return None
-        return _member(bound.module + dotted[len(root) :])
+        return member(bound.module + dotted[len(root) :])
 
     def _name(self, name: str, local: frozenset[str], seen: set[str]) -> Effect:
         if name in self._tools and name not in self._bound:
@@ -272,7 +232,7 @@ class Effects:
                 return "pure"
             if name == "open":
                 return "pure"  # judged by its arguments where it is called
-            known = name not in _IMPURE_BUILTINS and hasattr(builtins, name)
+            known = name not in IMPURE_BUILTINS and hasattr(builtins, name)
             return "pure" if known else "unknown"
         effects: list[Effect] = [bound.effect]
         if name in self._tools:
@@ -281,8 +241,8 @@ class Effects:
             seen.add(name)
             for inner in bound.names:
                 # A function's own names are not in the session, nor need they be.
-                if inner in self._bound or inner in self._tools or inner in _IMPURE_BUILTINS:
-                    own = frozenset({inner}) - _IMPURE_BUILTINS
+                if inner in self._bound or inner in self._tools or inner in IMPURE_BUILTINS:
+                    own = frozenset({inner}) - IMPURE_BUILTINS
                     effects.append(self._name(inner, own, seen))
         return worst(effects)
 
@@ -304,7 +264,7 @@ class Effects:
                 return effect
             if function.attr in self._methods:
                 return self._methods[function.attr]
-            return "pure" if function.attr in _METHODS else "unknown"
+            return "pure" if function.attr in METHODS else "unknown"
         return "pure" if isinstance(function, ast.Lambda) else "unknown"
 
     def _held(self, node: ast.AST, stored: frozenset[str]) -> Effect:
@@ -346,27 +306,6 @@ def effect_of(source: str, tools: Mapping[str, str], pure_names: Iterable[str] =
         SyntaxError: it cannot be parsed.
     """
     return Effects(tools, pure_names).take(source).effect
-
-
-def worst(effects: Iterable[Effect]) -> Effect:
-    """The most that any of them may do."""
-    found: set[Effect] = {"pure", *effects}
-    return max(found, key=ORDER.index)
-
-
-def _member(dotted: str) -> Effect:
-    """Effect of calling a module's member by its full name."""
-    if dotted in _MEMBER:
-        return _MEMBER[dotted]
-    parts = dotted.split(".")
-    # A class's methods, as in datetime.datetime.now, are its module's as much as it is.
-    for length in range(len(parts) - 1, 0, -1):
-        prefix = ".".join(parts[:length])
-        if prefix in _MEMBER:
-            return worst((_MEMBER[prefix], "pure" if parts[-1] in _METHODS else "unknown"))
-        if prefix in PURE_MODULES:
-            return "pure"
-    return "unknown"
 
 
 def _opened(call: ast.Call) -> Effect:

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
+from stretto.agents.guards import Guards
 from stretto.agents.schemas import (
     Schema,
     identifier,
@@ -76,6 +77,7 @@ class Tool:
             tainted.
         schema: JSON schema of the arguments; by default from the type hints.
         returns: type of the result; by default the type hint.
+        guards: asked before, after, and to stop it; for what moves.
 
     Raises:
         ConfigError: a parameter without a schema, or a setting out of range.
@@ -94,10 +96,11 @@ class Tool:
         untrusted: bool = False,
         schema: Mapping[str, Any] | None = None,
         returns: Any = inspect.Parameter.empty,
+        guards: Guards | None = None,
     ) -> None:
         self.function = function
         self.name = name or getattr(function, "__name__", type(function).__name__)
-        self.effect, self.kind = effect, kind
+        self.effect, self.kind, self.guards = effect, kind, guards
         self.timeout, self.cost, self.untrusted = float(timeout), float(cost), untrusted
         self._check()
         text = inspect.getdoc(function) or "" if schema is None or not doc else ""
@@ -184,6 +187,8 @@ class Tool:
         Raises:
             InputError: as :meth:`bind`.
         """
+        if self.guards is not None:
+            return asyncio.run(self.acall(**arguments))
         result = self.function(**self.bind(arguments).values)
         if inspect.isawaitable(result):
             return asyncio.run(_wait(result))
@@ -195,6 +200,12 @@ class Tool:
 
     async def run(self, values: Mapping[str, Any]) -> Any:
         """Call with values that were checked already."""
+        if self.guards is None:
+            return await self._run(values)
+        shown = {name: value for name, value in values.items() if name not in self.credentials}
+        return await self.guards.run(lambda: self._run(values), shown)
+
+    async def _run(self, values: Mapping[str, Any]) -> Any:
         if self.is_async:
             return await self.function(**values)
         return await asyncio.to_thread(self.function, **values)

@@ -25,6 +25,7 @@ _COMMANDS = {
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
     "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
     "sandbox": ("sandbox:app", "Run Python code confined."),
+    "skills": ("skills:app", "Keep functions that agents wrote, tested before they are taken."),
     "doctor": ("sandbox:doctor", "Test what the sandboxes hold on this machine."),
     "runs": ("runs:app", "List, show, compare and export run folders."),
 }
@@ -42,6 +43,14 @@ _EXTRAS = {
     "reasoning_gym": "train",
     "matplotlib": "evals",
     "scipy": "evals",
+    "bs4": "agents",
+    "mcp": "agents",
+    "openai": "agents",
+    "gymnasium": "commons",
+    "jsonschema": "commons",
+    "pettingzoo": "commons",
+    "polars": "commons",
+    "wordllama": "commons",
 }
 
 

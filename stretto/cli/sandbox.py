@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from stretto.agents.sandbox import ExecResult, Policy, open_sandbox
-from stretto.cli.output import emit
+from stretto.cli.output import console, emit
 from stretto.errors import InputError
 
 app = App(name="sandbox", help="Run Python code confined.")
@@ -94,15 +94,19 @@ def doctor(
 
     Exits with 1 if no sandbox works here or a promise is broken.
     """
+    from stretto.agents.sandbox.doctor import advice
     from stretto.agents.sandbox.doctor import doctor as examine
 
     names = ["bubblewrap", "landlock"] if backend == "all" else [backend]
+    told = {name: asyncio.run(examine(name)) for name in names}
     rows = []
-    for name in names:
-        for found in asyncio.run(examine(name)):
-            held = {True: "held", False: "NOT HELD", None: "not given"}[found.held]
-            rows.append({"sandbox": name, "guarantee": found.name, "": held, "how": found.detail})
+    for name, found in told.items():
+        for each in found:
+            held = {True: "held", False: "NOT HELD", None: "not given"}[each.held]
+            rows.append({"sandbox": name, "guarantee": each.name, "": held, "how": each.detail})
     emit(rows, ["sandbox", "guarantee", "", "how"], "json" if json else "table")
+    for line in advice(told):
+        console.print(line, markup=False, soft_wrap=True)
     works = {
         row["sandbox"] for row in rows if row["guarantee"] == "works here" and row[""] == "held"
     }

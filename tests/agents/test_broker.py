@@ -243,5 +243,15 @@ def test_credentials_stay_on_the_host() -> None:
     assert bad.error == "tool list_repos: ValueError: 401 for [credential forge]"
     assert thief.kind == "arguments"
     assert "s3cret" not in repr(broker.records)
+
+    # One may be the beginning of another: the rest of it is no less secret.
+    @tool(effect="read")
+    def both(
+        *, one: Annotated[str, Credential("one")], two: Annotated[str, Credential("two")]
+    ) -> str:
+        return f"{two} {one}"
+
+    longer = Broker(Registry([both]), credentials={"one": "s3c", "two": "s3cret"})
+    assert _run(longer, Call("both"))[0].value == "[credential two] [credential one]"
     poor = _run(Broker(Registry([list_repos])), Call("list_repos", {"user": "ann"}))[0]
     assert poor.error == "tool list_repos: the host has no credential 'forge'; add it"

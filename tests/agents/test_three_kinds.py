@@ -11,6 +11,7 @@ import pytest
 from stretto.agents.broker import Broker, CallError
 from stretto.agents.refs import ObjectStore
 from stretto.agents.registry import Registry
+from stretto.agents.sandbox import NoSandboxError, open_sandbox
 from stretto.agents.tool import tool
 from stretto.errors import InputError, LimitError
 
@@ -111,6 +112,29 @@ def test_three_kinds_in_one_action() -> None:
     assert isinstance(store.get(picture["$object"]), Image)
     assert [record.call.tool for record in broker.records] == [each.name for each in registry]
     assert "picture: Image" in registry.stub() and "-> Image:" in registry.stub()
+
+
+def test_three_kinds_in_one_action_of_a_sandbox() -> None:
+    """The same action where it is meant to run: values cross the sandbox's border."""
+    registry = Registry([where_is, look, find_in, move_arm])
+    store = ObjectStore({Image: ["brightest"]})
+    broker = Broker(registry, store=store)
+    names = [each.identifier for each in registry]
+
+    async def run() -> Any:
+        async with (
+            open_sandbox(warm=0) as box,
+            box.session(tools=names, on_call=broker.on_call("s")) as session,
+        ):
+            return await session.exec(ACTION + "answer")
+
+    try:
+        result = asyncio.run(run())
+    except NoSandboxError as error:
+        pytest.skip(str(error))
+    assert result.value == ["shelf-2", "4 pixels", 2] and ARM.at == 2
+    assert [call.name for call in result.calls] == names
+    assert [record.call.tool for record in broker.records] == names
 
 
 def test_a_number_is_no_picture() -> None:

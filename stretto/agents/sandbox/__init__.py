@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -70,6 +71,11 @@ async def _open(backend: Backend, policy: Policy, warm: int) -> Sandbox:
         from stretto.agents.sandbox.monty import MontySandbox
 
         return MontySandbox(policy)
+    if sys.platform != "linux":
+        raise NoSandboxError(
+            f"{backend}: only Linux has what confines Python, this is {sys.platform}; run stretto "
+            "in a Linux container or virtual machine, or take monty, a subset of Python"
+        )
     from stretto.agents.sandbox import bubblewrap, landlock
     from stretto.agents.sandbox.pool import ProcessSandbox
 

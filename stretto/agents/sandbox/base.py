@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -241,31 +242,54 @@ class Sandbox(ABC):
 
     @abstractmethod
     async def open_session(
-        self, *, tools: Sequence[str] = (), on_call: OnCall | None = None
+        self,
+        *,
+        tools: Sequence[str] = (),
+        on_call: OnCall | None = None,
+        policy: Policy | None = None,
     ) -> Session:
-        """A session; the ``tools`` are functions in it that call ``on_call`` on the host."""
+        """A session.
+
+        Args:
+            tools: functions in it that call ``on_call`` on the host.
+            policy: its own, at most as wide as the sandbox's.
+
+        Raises:
+            ConfigError: a wider policy.
+        """
 
     @abstractmethod
     async def close(self) -> None:
         """End every session."""
 
-    def session(self, *, tools: Sequence[str] = (), on_call: OnCall | None = None) -> _Opening:
+    def session(
+        self,
+        *,
+        tools: Sequence[str] = (),
+        on_call: OnCall | None = None,
+        policy: Policy | None = None,
+    ) -> _Opening:
         """``async with box.session() as s``; see ``open_session``."""
         for name in tools:
             if not name.isidentifier():
                 raise ConfigError(f"the tool's name {name!r} is no Python name")
-        return _Opening(self, tools, on_call)
+        opening = partial(self.open_session, tools=tools, on_call=on_call, policy=policy)
+        return _Opening(opening)
+
+    def narrowed(self, policy: Policy | None) -> Policy:
+        """The policy of a session; ConfigError if it is wider than the sandbox's."""
+        return self.policy if policy is None else self.policy.narrow(**vars(policy))
 
 
 class _Opening:
     """Opens when it is entered or awaited."""
 
-    def __init__(self, box: Sandbox, tools: Sequence[str], on_call: OnCall | None) -> None:
-        self._box, self._tools, self._on_call = box, tools, on_call
+    def __init__(self, opening: Callable[[], Coroutine[Any, Any, Session]]) -> None:
+        self._open = opening
         self._session: Session | None = None
 
     def __await__(self):
-        return self._box.open_session(tools=self._tools, on_call=self._on_call).__await__()
+        return self._open().__await__()
 
     async def __aenter__(self) -> Session:
         self._session = await self

@@ -43,11 +43,10 @@ def start(policy: Policy) -> Launch:
     own; anyone else needs a kernel that lets users have namespaces.
     """
     places = launch.paths(policy)
-    root = os.geteuid() == 0 and launch.capable(
-        launch.CAP_SETUID, launch.CAP_SETGID, launch.CAP_SYS_ADMIN
-    )
+    needed = launch.CAP_SETUID, launch.CAP_SETGID, launch.CAP_SYS_ADMIN
+    uid = launch.fresh_uid() if os.geteuid() == 0 and launch.capable(*needed) else None
     ours, theirs = launch.pair()
-    arguments = [program(), *_namespaces(root), *_mounts(places, policy)]
+    arguments = [program(), *_namespaces(uid is not None), *_mounts(places, policy)]
     for name, value in {**launch.ENVIRONMENT, "HOME": _WORK}.items():
         arguments += ["--setenv", name, value]
     arguments += ["--", *launch.command(theirs.fileno(), places)]
@@ -66,7 +65,6 @@ def start(policy: Policy) -> Launch:
         raise SandboxError(f"{program()} cannot be started: {error.strerror}") from None
     finally:
         theirs.close()
-    uid = launch.fresh_uid() if root else None
     return Launch(process, ours, launch.setup(policy, places, work=_WORK, uid=uid))
 
 

@@ -8,12 +8,13 @@ import json
 import math
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from stretto.errors import SandboxError
 
-MAX_FRAME = 1 << 20  # bytes, either way; worker.py has the same
+MAX_FRAME = 1 << 20  # bytes, either way; wire.py has the same
+_Write = Callable[[socket.socket, bytes], Awaitable[None]]
 _PID = struct.Struct("3i")  # pid, uid, gid
 _TEXT, _NUMBER, _FLAG = str, (int, float), bool
 _MAYBE_TEXT, _MAYBE_INT = (str, type(None)), (int, type(None))
@@ -105,37 +106,67 @@ class Channel:
         self._buffer = bytearray()
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
+        self._writing: set[asyncio.Task[None]] = set()
         self._open = True
         self._loop.add_reader(end.fileno(), self._readable)
 
     async def send(self, kind: str, **fields: Any) -> None:
-        """Send one frame; a process that has gone is noticed by ``on_close`` instead."""
+        """Send one frame; a process that has gone is noticed by ``on_close`` instead.
+
+        A caller that is cancelled leaves no half frame: it would garble all that follow.
+        """
+        await asyncio.shield(self.post(kind, **fields))
+
+    def post(self, kind: str, **fields: Any) -> asyncio.Task[None]:
+        """Like ``send``, without waiting until it is sent."""
         data = json.dumps({"t": kind, **fields}).encode()
         if len(data) > MAX_FRAME:
             raise SandboxError(f"{len(data)} bytes for the sandbox at once; at most {MAX_FRAME}")
-        async with self._sending:
-            if self._open:
-                try:
-                    await self._loop.sock_sendall(self._end, len(data).to_bytes(4, "big") + data)
-                except OSError:
-                    self.close()
+        return self._write(self._loop.sock_sendall, len(data).to_bytes(4, "big") + data)
 
     async def send_handle(self, handle: int, kind: str, **fields: Any) -> None:
         """Send one short frame with a descriptor."""
         data = json.dumps({"t": kind, **fields}).encode()
-        async with self._sending:
-            try:
-                socket.send_fds(self._end, [len(data).to_bytes(4, "big") + data], [handle])
-            except OSError:
-                self.close()
+
+        async def put(end: socket.socket, frame: bytes) -> None:
+            while True:
+                try:
+                    socket.send_fds(end, [frame], [handle])
+                    return
+                except BlockingIOError:  # it still reads what came before
+                    await asyncio.sleep(0.001)
+
+        await asyncio.shield(self._write(put, len(data).to_bytes(4, "big") + data))
 
     def close(self, error: ProtocolError | None = None) -> None:
         """Stop listening; idempotent."""
         if self._open:
             self._open = False
+            for task in self._writing:
+                task.cancel()
             self._loop.remove_reader(self._end.fileno())
+            self._loop.remove_writer(self._end.fileno())
             self._end.close()
             self._on_close(error)
+
+    def _write(self, how: _Write, frame: bytes) -> asyncio.Task[None]:
+        """Frame after frame, each whole; what is still to be sent when it closes is dropped."""
+
+        async def write() -> None:
+            try:
+                async with self._sending:
+                    if self._open:
+                        await how(self._end, frame)
+            except OSError:
+                self.close()
+            except asyncio.CancelledError:
+                if self._open:  # the loop ends
+                    raise
+
+        task = self._loop.create_task(write())
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        return task
 
     def _readable(self) -> None:
         try:

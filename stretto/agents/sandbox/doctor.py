@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stretto.agents.sandbox import open_sandbox
@@ -77,10 +79,9 @@ async def doctor(backend: str) -> list[Guarantee]:
     Returns:
         What was tested, with the outcome. A back end that does not work has one line that says why.
     """
-    if not sys.platform.startswith("linux"):
-        return [Guarantee("works here", False, f"{sys.platform}: both need Linux; monty does not")]
     try:
-        async with open_sandbox(backend, POLICY) as box:  # type: ignore[arg-type]
+        policy = replace(POLICY, wall=5.0)  # so that cpu comes first, on a busy machine too
+        async with open_sandbox(backend, policy) as box:  # type: ignore[arg-type]
             notes = await _describe(box)
             found = [Guarantee("works here", True, notes)]
             for name, programs in _BY_PROGRAMS.items():
@@ -94,6 +95,52 @@ async def doctor(backend: str) -> list[Guarantee]:
     return [*found, await asyncio.to_thread(_ends_with_host, backend), _NOT_COVERED]
 
 
+def advice(found: Mapping[str, Sequence[Guarantee]]) -> list[str]:
+    """What this machine gets, in plain words.
+
+    Args:
+        found: of each back end, what :func:`doctor` told.
+
+    Returns:
+        Lines for a person to read.
+    """
+    works = [name for name, rows in found.items() if rows[0].held]
+    broken = [f"{name}: {row.name}" for name in works for row in found[name] if row.held is False]
+    if broken:
+        return [f"Do not run strangers' code here: not held are {'; '.join(broken)}."]
+    if sys.platform != "linux":
+        return [
+            f"Python cannot be confined on {sys.platform}: bubblewrap and landlock are Linux's. "
+            "Nothing is run without them.",
+            _MONTY_ONLY,
+            "For all of Python run stretto in a Linux container or virtual machine.",
+        ]
+    if not works:
+        return ["No sandbox works here, so no code is run.", _MONTY_ONLY, _NAMESPACES]
+    lines = [f"Code runs in {works[0]}."]
+    if "bubblewrap" in found and "bubblewrap" not in works:
+        lines += [
+            "bubblewrap does not work here. Landlock holds what the table says, but code in it "
+            "sees the numbers of the host's processes and the host's name.",
+            _NAMESPACES,
+        ]
+    if any("no folder to write in" in row.detail for row in found[works[0]]):
+        lines.append("This kernel gives it no folder of its own: code cannot write files.")
+    return lines
+
+
+_MONTY_ONLY = (
+    "What is left is `--backend monty`: a subset of Python for code that calls tools, without "
+    "packages and files."
+)
+_NAMESPACES = (
+    "bubblewrap needs the program bwrap and, unless stretto runs as root with CAP_SYS_ADMIN, a "
+    "kernel that lets users have namespaces. Containers and Ubuntu often forbid that; allow it "
+    "with sysctl kernel.apparmor_restrict_unprivileged_userns=0 or user.max_user_namespaces, "
+    "or with the container's own security options."
+)
+
+
 async def _describe(box: Sandbox) -> str:
     async with box.session() as session:
         result = await session.exec("import os; [os.getuid(), os.getcwd()]")
@@ -103,7 +150,8 @@ async def _describe(box: Sandbox) -> str:
 
 async def _run(name: str, test: Callable[[Sandbox], Awaitable[str]], box: Sandbox) -> Guarantee:
     detail = await test(box)
-    return Guarantee(name, not detail.startswith("NOT"), detail)
+    held = None if detail.startswith("no folder") else not detail.startswith("NOT")
+    return Guarantee(name, held, detail)
 
 
 async def _limit(box: Sandbox, code: str, limit: str) -> str:
@@ -128,6 +176,8 @@ async def _disk(box: Sandbox) -> str:
 async def _files(box: Sandbox) -> str:
     try:
         async with box.session() as session:
+            if (await session.exec("import os; os.getcwd()")).value == "/":
+                return "no folder to put them into"
             await session.put("a/b.txt", b"x" * 1000)
             back = await session.get("a/b.txt")
     except SandboxError as error:
@@ -166,7 +216,8 @@ async def main():
             asyncio.create_task(s.exec("while True: pass"))
         await asyncio.sleep(0.05)
         print("running", flush=True)
-        await asyncio.sleep(60)
+        while True:
+            await (await box.session()).close()
 asyncio.run(main())
 """
 
@@ -185,14 +236,19 @@ def left_after_kill(backend: str, seconds: float) -> list[str]:
         seconds: how long after the sessions run; negative: that long after the host's start.
 
     Returns:
-        Command lines of processes, and mounts, that are left.
+        Processes, mounts and temporary files that are left.
     """
+    with tempfile.TemporaryDirectory(prefix="stretto-left-") as folder:
+        return _left_after_kill(backend, seconds, folder)
+
+
+def _left_after_kill(backend: str, seconds: float, folder: str) -> list[str]:
     root = str(Path(__file__).resolve().parents[3])
     mark = f"STRETTO_HOST_{os.getpid()}_{time.monotonic_ns()}"
     host = subprocess.Popen(
         [sys.executable, "-c", _HOST.format(backend=backend) + f"# {mark}"],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": root, "TMPDIR": folder},
         start_new_session=True,
     )
     assert host.stdout is not None
@@ -208,6 +264,7 @@ def left_after_kill(backend: str, seconds: float) -> list[str]:
     while time.monotonic() < deadline and any(map(_alive, family)):
         time.sleep(0.02)
     left = [f"process {pid}" for pid in family if _alive(pid)]
+    left += [f"file {path}" for path in Path(folder).rglob("*")]
     now = Path("/proc/mounts").read_text(encoding="utf-8")
     return left + sorted(set(now.splitlines()) - set(mounts.splitlines()))
 

@@ -26,7 +26,8 @@ def start(policy: Policy, *, mount: bool = True) -> Launch:
     Without ``mount`` it gets no folder of its own, as on a kernel that refuses one to users.
     """
     places = launch.paths(policy)
-    root = os.geteuid() == 0 and launch.capable(launch.CAP_SETUID, launch.CAP_SETGID)
+    needed = launch.CAP_SETUID, launch.CAP_SETGID
+    uid = launch.fresh_uid() if os.geteuid() == 0 and launch.capable(*needed) else None
     work = _folder(places) if mount else None
     ours, theirs = launch.pair()
     try:
@@ -45,7 +46,6 @@ def start(policy: Policy, *, mount: bool = True) -> Launch:
         raise SandboxError(f"{launch.INTERPRETER}: {error.strerror}") from None
     finally:
         theirs.close()
-    uid = launch.fresh_uid() if root else None
     more = {"uid": uid, "mount": mount, "landlock": True}
     if uid is None:
         more["tasks"] = None  # the limit counts all processes of the user, not only ours

@@ -117,7 +117,7 @@ def command(handle: int, places: Paths) -> list[str]:
 def program() -> bytes:
     """The code that runs inside, compiled once: four bytes of length, then (name, code) pairs."""
     pairs = []
-    for name in ("syscalls", "confine", "cells", "worker"):
+    for name in ("syscalls", "confine", "cells", "wire", "worker"):
         source = (HERE / f"{name}.py").read_text(encoding="utf-8")
         pairs.append((name, compile(source, f"<{name}>", "exec", optimize=0)))
     data = marshal.dumps(pairs)
@@ -143,9 +143,22 @@ def setup(policy: Policy, places: Paths, *, work: str | None, **more: Any) -> di
     }
 
 
-def fresh_uid() -> int:
-    """A uid and gid that nobody has: each sandbox its own, so that none can signal another."""
-    return 1_900_000_000 + secrets.randbelow(1 << 24)
+def fresh_uid() -> int | None:
+    """A uid and gid that nobody has: each sandbox its own, so that none can signal another.
+
+    None where there is none to take: in a container whose root is a plain user's, with few ids or
+    without the right to give up groups. What runs there is confined as a plain user's is.
+    """
+    own = Path("/proc/self")
+    if "deny" in (own / "setgroups").read_text(encoding="utf-8"):
+        return None
+    ends = []
+    for name in ("uid_map", "gid_map"):
+        rows = (own / name).read_text(encoding="utf-8").splitlines()
+        ends.append(max(int(first) + int(count) for first, _, count in map(str.split, rows)))
+    least, most = (1_900_000_000, 1_900_000_000 + (1 << 24)) if min(ends) > 1 << 31 else (
+        30_000, min(ends))  # fmt: skip
+    return least + secrets.randbelow(most - least) if most - least > 10_000 else None
 
 
 def capable(*capabilities: int) -> bool:

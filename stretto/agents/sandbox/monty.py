@@ -60,27 +60,31 @@ class MontySandbox(Sandbox):
         self._sessions: list[MontySession] = []
 
     async def open_session(
-        self, *, tools: Sequence[str] = (), on_call: OnCall | None = None
+        self,
+        *,
+        tools: Sequence[str] = (),
+        on_call: OnCall | None = None,
+        policy: Policy | None = None,
     ) -> Session:
-        return await self.checkout(tools, on_call, None)
+        return await self.checkout(tools, on_call, None, self.narrowed(policy))
 
     async def checkout(
-        self, tools: Sequence[str], on_call: OnCall | None, state: bytes | None
+        self, tools: Sequence[str], on_call: OnCall | None, state: bytes | None, policy: Policy
     ) -> MontySession:
         """A session, from a kept ``state`` or new."""
         if not self._entered:
             await self._pool.__aenter__()
             self._entered = True
         limits: Any = {
-            "max_feed_duration_secs": min(self.policy.wall, self.policy.cpu),
-            "max_memory": parse_bytes(self.policy.memory),
+            "max_feed_duration_secs": min(policy.wall, policy.cpu),
+            "max_memory": parse_bytes(policy.memory),
             "max_suspensions": 1_000_000,
         }
         context = self._pool.checkout(limits=limits)
         inner = await context.__aenter__()
         if state is not None:
             await inner.load_session(state)
-        session = MontySession(self, context, inner, tuple(tools), on_call)
+        session = MontySession(self, context, inner, tuple(tools), on_call, policy)
         self._sessions.append(session)
         return session
 
@@ -102,8 +106,10 @@ class MontySession(Session):
         inner: Any,
         tools: tuple[str, ...],
         on_call: OnCall | None,
+        policy: Policy,
     ) -> None:
         self.alive = True
+        self._policy = policy
         self._box, self._context = box, context
         self._inner: Any = inner
         self._tools, self._on_call = tools, on_call
@@ -151,7 +157,7 @@ class MontySession(Session):
     async def _run(self, code: str, out: dict[str, list[str]], calls: list[SandboxCall]) -> Any:
         import pydantic_monty as monty
 
-        left = parse_bytes(self._box.policy.output)
+        left = parse_bytes(self._policy.output)
 
         def collect(stream: str, text: str) -> None:
             nonlocal left
@@ -179,7 +185,7 @@ class MontySession(Session):
     async def _call(
         self, step: pydantic_monty.AsyncFunctionSnapshot, calls: list[SandboxCall]
     ) -> Any:
-        policy, started = self._box.policy, time.monotonic()
+        policy, started = self._policy, time.monotonic()
         name, args, kwargs = str(step.function_name), list(step.args), dict(step.kwargs)
         try:
             if len(calls) >= policy.calls:
@@ -201,7 +207,7 @@ class MontySession(Session):
         async with self._lock:
             self._must_live()
             state = await self._inner.dump()
-        return await self._box.checkout(self._tools, on_call or self._on_call, state)
+        return await self._box.checkout(self._tools, on_call or self._on_call, state, self._policy)
 
     async def checkpoint(self) -> Checkpoint:
         return Checkpoint(await self.fork())

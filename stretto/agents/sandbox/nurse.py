@@ -15,7 +15,8 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,10 @@ class Nurse:
         self._first: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._listener: int | None = None
         self._grants = 0
+        self._source: int | None = None
         self._forking = asyncio.Lock()
         self._folders = 0
-        self.copies = 0
+        self._copies: set[Channel] = set()
 
     async def start(self) -> None:
         """Wait until the process has given up its rights; SandboxError if it cannot."""
@@ -94,44 +96,60 @@ class Nurse:
         self.folder, self.landlock = first["work"], first["landlock"]
         self.notes = [str(note) for note in first["notes"]]
 
-    async def copy(
+    @property
+    def copies(self) -> int:
+        """How many sessions there are."""
+        return len(self._copies)
+
+    @asynccontextmanager
+    async def copying(
         self,
         source: Channel,
         on_frame: Callable[[dict[str, Any]], None],
         on_close: Callable[[ProtocolError | None], None],
-    ) -> Channel:
+    ) -> AsyncIterator[Channel]:
         """Ask the process behind ``source`` to become two; the channel of the new one.
 
-        The caller waits for its frame ``ready``, then calls ``granted``.
+        Inside, the caller waits for its frame ``ready``; if it raises, the copy ends. One copy at
+        a time is made, so that the right to a new process goes to whom it was given.
         """
-        if self.copies >= self.policy.copies:
-            raise SandboxError(
-                f"{self.copies} copies of the session are alive, the policy's limit; close some"
-            )
         async with self._forking:
-            host, inside = socket.socketpair()
-            self._folders += 1
-            self._grants = (
-                2  # the copy may be made by a child that ends at once: see worker.on_fork
-            )
-            tag = secrets.token_hex(16)
-            channel = Channel(host, tag, on_frame, on_close)
-            with inside:
-                await source.send_handle(
-                    inside.fileno(), "fork", tag=tag, folder=f"s{self._folders}"
+            if self.copies >= self.policy.copies:
+                raise SandboxError(
+                    f"{self.copies} copies of the session are alive, the policy's limit; close some"
                 )
-            self.copies += 1
-            return channel
+            self._folders += 1
+            folder = f"s{self._folders}"
 
-    def granted(self) -> None:
-        """The copy is there: no more new processes."""
-        self._grants = 0
+            def closed(error: ProtocolError | None) -> None:
+                on_close(error)
+                self._copies.discard(channel)
+                if self.alive:
+                    self.channel.post("forget", folder=folder)
+
+            host, inside = socket.socketpair()
+            tag = secrets.token_hex(16)
+            channel = Channel(host, tag, on_frame, closed)
+            self._copies.add(channel)
+            # The copy may be made by a child that ends at once: see worker.on_fork.
+            self._grants, self._source = 2, source.pid
+            try:
+                with inside:
+                    await source.send_handle(inside.fileno(), "fork", tag=tag, folder=folder)
+                yield channel
+            except BaseException:
+                channel.close()
+                raise
+            finally:
+                self._grants = 0
 
     async def close(self) -> None:
         """End every process of the sandbox and collect what the system keeps of them."""
         if not self.alive:
             return
         self.alive = False
+        for channel in list(self._copies):
+            channel.close()
         if self._listener is not None:
             self._forget_listener()
             _signal(self._pidfd, signal.SIGKILL)
@@ -145,6 +163,8 @@ class Nurse:
         except TimeoutError:
             self._launch.process.kill()
             await self._wait(5.0)
+        if self._launch.process.stderr is not None:
+            self._launch.process.stderr.close()
         self._launch.clean()
 
     async def _wait(self, seconds: float) -> None:
@@ -208,12 +228,16 @@ class Nurse:
 
     def _judge(self, task: int, flags: int) -> int:
         """0 to let it have the task, else a negative error number."""
-        if flags == _FORK and self._grants > 0:
+        if flags == _FORK and self._grants > 0 and self._is_source(task):
             self._grants -= 1
             return 0
         if flags & _THREAD == _THREAD:
-            return 0 if _threads(task) < self.policy.threads else _EAGAIN
+            return 0 if _status(task, "Threads") < self.policy.threads else _EAGAIN
         return _EPERM
+
+    def _is_source(self, task: int) -> bool:
+        """Whether it is the process to be copied, or its child; not one that was given up."""
+        return self._source is not None and self._source in (task, _status(task, "PPid"))
 
     def _forget_listener(self) -> None:
         if self._listener is not None:
@@ -222,12 +246,13 @@ class Nurse:
             self._listener = -1 if self.alive else None
 
 
-def _threads(task: int) -> int:
+def _status(task: int, what: str) -> int:
+    """A number of ``/proc``'s; a large one if the process has gone."""
     try:
         text = Path(f"/proc/{task}/status").read_text(encoding="utf-8")
     except OSError:
-        return 1 << 20
-    return int(text.split("Threads:")[1].split()[0])
+        return 1 << 30
+    return int(text.split(f"\n{what}:")[1].split()[0])
 
 
 def _frame(kind: str, **fields: Any) -> bytes:

@@ -32,11 +32,17 @@ class ProcessSandbox(Sandbox):
         self._closed = False
 
     async def open_session(
-        self, *, tools: Sequence[str] = (), on_call: OnCall | None = None
+        self,
+        *,
+        tools: Sequence[str] = (),
+        on_call: OnCall | None = None,
+        policy: Policy | None = None,
     ) -> Session:
         if self._closed:
             raise SandboxError("this sandbox is closed")
-        nurse = self._warm.pop() if self._warm else await self._nurse()
+        own = self.narrowed(policy)
+        is_common = own == self.policy  # those that wait have been confined by it
+        nurse = self._warm.pop() if self._warm and is_common else await self._nurse(own)
         self._used = [used for used in self._used if used.alive] + [nurse]
         session = ProcessSession(nurse, tools, on_call, owns=True)
         try:
@@ -66,8 +72,8 @@ class ProcessSandbox(Sandbox):
         nurses, self._warm, self._used = self._warm + self._used, [], []
         await asyncio.gather(*(nurse.close() for nurse in nurses))
 
-    async def _nurse(self) -> Nurse:
-        nurse = Nurse(self._start(self.policy), self.policy, self.name)
+    async def _nurse(self, policy: Policy) -> Nurse:
+        nurse = Nurse(self._start(policy), policy, self.name)
         try:
             await nurse.start()
         except BaseException:
@@ -82,4 +88,4 @@ class ProcessSandbox(Sandbox):
 
     async def _add(self) -> None:
         while len(self._warm) < self._size:
-            self._warm.append(await self._nurse())
+            self._warm.append(await self._nurse(self.policy))

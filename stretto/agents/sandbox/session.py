@@ -7,8 +7,9 @@ import base64
 import os
 import signal
 import time
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from stretto.agents.sandbox.base import (
     Checkpoint,
@@ -20,11 +21,11 @@ from stretto.agents.sandbox.base import (
     SandboxCall,
     Session,
     SessionEndedError,
-    Usage,
     parse_bytes,
 )
 from stretto.agents.sandbox.channel import Channel, ProtocolError
 from stretto.agents.sandbox.nurse import Nurse
+from stretto.agents.sandbox.running import CancelledCallError, RunningCell, refusal
 from stretto.errors import InputError, SandboxError
 
 GRACE = 0.25  # seconds from an interrupt to a kill
@@ -32,28 +33,7 @@ _REASON_SECONDS = 0.5
 REPLY_SECONDS = 10.0  # for what is no cell: files, forks
 CHUNK = 600_000  # bytes of a file in a frame
 _CORES = os.cpu_count() or 1
-
-
-class _Cell:
-    """A cell while it runs."""
-
-    def __init__(self) -> None:
-        self.done: asyncio.Future[dict[str, Any] | None] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self.out: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-        self.printed = 0
-        self.limit: Limit | None = None
-        self.cancelled = False
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.waiting = 0  # calls in progress
-        self.calls: list[SandboxCall] = []
-        self.asked = 0
-        self.wall = 0.0  # seconds that counted
-        self.since: float | None = time.monotonic()  # None while tools work
-
-    def counted(self) -> float:
-        return self.wall + (0.0 if self.since is None else time.monotonic() - self.since)
+T = TypeVar("T")
 
 
 class ProcessSession(Session):
@@ -64,34 +44,39 @@ class ProcessSession(Session):
     ) -> None:
         self.alive = False
         self._nurse, self._tools, self._on_call = nurse, tuple(tools), on_call
+        self._unwanted = False
         self._owns = owns  # the sandbox ends with this session
         self._lock = asyncio.Lock()
-        self._cell: _Cell | None = None
+        self._cell: RunningCell | None = None
         self._reply: asyncio.Future[dict[str, Any]] | None = None
         self._pidfd: int | None = None
         self._broken: ProtocolError | None = None
-        self._copies: list[ProcessSession] = []
+        self._work: asyncio.Task[Any] | None = None
 
     async def begin(self, source: Channel) -> None:
-        """Come into being as a copy of the process behind ``source``."""
+        """Come into being as a copy of the process behind ``source``; all or nothing."""
         self._reply = asyncio.get_running_loop().create_future()
         self._broken = None
-        channel = await self._nurse.copy(source, self._frame, self._closed)
         try:
-            async with asyncio.timeout(REPLY_SECONDS):
-                await self._reply
-        except BaseException as error:  # a cancelled caller must not leave half a session
-            channel.close()
-            if isinstance(error, TimeoutError):
-                raise SandboxError("the session did not come up: is the machine busy?") from None
-            raise
+            async with (
+                self._nurse.copying(source, self._frame, self._closed) as channel,
+                asyncio.timeout(REPLY_SECONDS),
+            ):
+                frame = await self._reply
+                if frame["t"] != "ready":
+                    raise SandboxError(f"no copy of the session: {frame.get('message', '')[:500]}")
+                assert channel.pid is not None
+                self._pid, self._pidfd = channel.pid, os.pidfd_open(channel.pid)
+        except TimeoutError:
+            raise SandboxError("the session did not come up: is the machine busy?") from None
+        except ProcessLookupError:
+            raise SessionEndedError("the session's process has ended") from None
         finally:
             self._reply = None
-            self._nurse.granted()
         self._channel = channel
-        assert channel.pid is not None
-        self._pid, self._pidfd = channel.pid, os.pidfd_open(channel.pid)
         self.alive = True
+        if self._unwanted:
+            self.unwanted()
 
     async def setup(self) -> None:
         """Give a fresh session its tools and its seed."""
@@ -110,12 +95,11 @@ class ProcessSession(Session):
                 raise InputError(f"the code is no valid text: {error.reason}") from None
             if size > 150_000:
                 raise InputError(f"a cell of {size} bytes; at most 150000: put it in a file")
-            cell = self._cell = _Cell()
+            cell = self._cell = RunningCell(parse_bytes(self._nurse.policy.output))
             started, cpu = time.monotonic(), self._cpu()
-            output = parse_bytes(self._nurse.policy.output)
-            await self._channel.send("exec", code=code, output=output)
             watch = asyncio.create_task(self._watch(cell, cpu))
             try:
+                await self._channel.send("exec", code=code, output=cell.cap)
                 done = await asyncio.shield(cell.done)
             except asyncio.CancelledError:
                 self._kill()
@@ -125,7 +109,10 @@ class ProcessSession(Session):
                 for task in cell.tasks:
                     task.cancel()
                 self._cell = None
-            return self._result(cell, done, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            if done is None:
+                return cell.lost(seconds, self._end_of(cell), self._nurse.backend)
+            return cell.result(done, seconds, self._nurse.backend, self.alive)
 
     async def cancel(self, level: Level = "interrupt") -> None:
         cell = self._cell
@@ -140,7 +127,7 @@ class ProcessSession(Session):
         else:
             self._interrupt()
 
-    async def _watch(self, cell: _Cell, cpu: float) -> None:
+    async def _watch(self, cell: RunningCell, cpu: float) -> None:
         """Stop the cell at its limits; sleeps until the first moment one can be reached."""
         policy = self._nurse.policy
         while not cell.done.done():
@@ -152,7 +139,7 @@ class ProcessSession(Session):
             pause = min(cpu_left / min(policy.threads, _CORES), wall_left)
             await asyncio.sleep(max(pause, 0.005))
 
-    async def _stop(self, cell: _Cell, limit: Limit) -> None:
+    async def _stop(self, cell: RunningCell, limit: Limit) -> None:
         """KeyboardInterrupt, so that the variables survive; if that does not help, the end."""
         cell.limit = cell.limit or limit
         self._interrupt()
@@ -181,46 +168,7 @@ class ProcessSession(Session):
         except OSError:
             return 0.0
 
-    def _result(self, cell: _Cell, done: dict[str, Any] | None, seconds: float) -> ExecResult:
-        cap = parse_bytes(self._nurse.policy.output)
-        out = {name: bytes(data).decode(errors="replace") for name, data in cell.out.items()}
-        usage = Usage(seconds, 0.0, 0, min(cell.printed, cap), len(cell.calls))
-        cut = ("output",) if cell.limit == "output" else ()
-        shared: dict[str, Any] = {
-            **out,
-            "calls": tuple(cell.calls),
-            "backend": self._nurse.backend,
-            "alive": self.alive,
-        }
-        if done is None:
-            error = self._end_of(cell)
-            return ExecResult(
-                False, error=error, limit=cell.limit, usage=usage, truncated=cut, **shared
-            )
-        limit = cell.limit
-        if done["limit"] in ("memory", "output", "disk"):
-            limit = limit or cast("Limit", done["limit"])
-        if limit == "output":
-            cut = ("output",)
-        error = None if done["error"] is None else ErrorInfo(**done["error"])
-        if error is None and limit is not None:
-            error = ErrorInfo("LimitReached", f"the cell reached its {limit} limit")
-        if cell.cancelled and error is not None and error.type == "KeyboardInterrupt":
-            error = ErrorInfo("Cancelled", "the host stopped the cell", line=error.line)
-        usage = Usage(seconds, done["cpu"], done["max_rss"], usage.output, usage.calls)
-        return ExecResult(
-            error is None,
-            value=done["value"] if done["has_value"] else None,
-            has_value=done["has_value"],
-            value_repr=done["repr"],
-            error=error,
-            limit=limit,
-            usage=usage,
-            truncated=cut + (("value",) if done["truncated"] else ()),
-            **shared,
-        )
-
-    def _end_of(self, cell: _Cell) -> ErrorInfo:
+    def _end_of(self, cell: RunningCell) -> ErrorInfo:
         if self._broken is not None:
             return ErrorInfo("ProtocolError", f"the session was ended: {self._broken}")
         if cell.limit is not None:
@@ -251,7 +199,6 @@ class ProcessSession(Session):
         self._broken = error
         self._reaped = self.alive
         self._kill()
-        self._nurse.copies -= 1
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
@@ -260,29 +207,25 @@ class ProcessSession(Session):
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(SessionEndedError("the session's process has ended"))
 
-    def _output(self, cell: _Cell, frame: dict[str, Any]) -> None:
-        cap = parse_bytes(self._nurse.policy.output)
+    def _output(self, cell: RunningCell, frame: dict[str, Any]) -> None:
         try:
-            data = base64.b64decode(frame["data"], validate=True)
-            target = cell.out[frame["stream"]]
+            over = cell.take_output(frame["stream"], frame["data"])
         except (ValueError, KeyError):
             self._channel.close(ProtocolError("output that cannot be read"))
             return
-        target += data[: max(0, cap - cell.printed)]
-        cell.printed += len(data)
         # The worker stops at the cap by itself; more than that means that it is no longer ours.
-        if cell.printed > cap:
+        if over:
             cell.limit = "output"
             self._kill()
-        elif cell.printed == cap and cell.limit is None:
+        elif cell.printed == cell.cap and cell.limit is None:
             cell.tasks.add(asyncio.create_task(self._stop_if_stuck(cell)))
 
-    async def _stop_if_stuck(self, cell: _Cell) -> None:
+    async def _stop_if_stuck(self, cell: RunningCell) -> None:
         await asyncio.sleep(GRACE)
         if not cell.done.done():
             await self._stop(cell, "output")
 
-    def _call(self, cell: _Cell, frame: dict[str, Any]) -> None:
+    def _call(self, cell: RunningCell, frame: dict[str, Any]) -> None:
         cell.asked += 1
         if cell.asked > self._nurse.policy.calls:
             if cell.limit is None:
@@ -290,11 +233,9 @@ class ProcessSession(Session):
             return
         cell.tasks.add(asyncio.create_task(self._serve(cell, frame)))
 
-    async def _serve(self, cell: _Cell, frame: dict[str, Any]) -> None:
+    async def _serve(self, cell: RunningCell, frame: dict[str, Any]) -> None:
         """Run a tool on the host; the wall clock of the cell stands still meanwhile."""
-        cell.waiting += 1
-        if cell.since is not None:
-            cell.wall, cell.since = cell.counted(), None
+        cell.pause()
         started = time.monotonic()
         name, args, kwargs = frame["name"], frame["args"], frame["kwargs"]
         answer: dict[str, Any]
@@ -303,23 +244,23 @@ class ProcessSession(Session):
             await self._channel.send("reply", id=frame["id"], **answer)
         except TimeoutError:
             limit = self._nurse.policy.call_time
-            answer = _refusal("TimeoutError", f"{name}() took more than {limit:g} s")
+            answer = refusal("TimeoutError", f"{name}() took more than {limit:g} s")
         except asyncio.CancelledError:
             raise
         except Exception as error:  # a tool's failure belongs to the code that called it
-            answer = _refusal(type(error).__name__, str(error)[:2000])
+            answer = refusal(type(error).__name__, str(error)[:2000])
         finally:
-            cell.waiting -= 1
-            if cell.waiting == 0:
-                cell.since = time.monotonic()
+            cell.go_on()
         if not answer["ok"]:
             await self._channel.send("reply", id=frame["id"], **answer)
         seconds = time.monotonic() - started
         cell.calls.append(SandboxCall(name, args, kwargs, answer["ok"], seconds))
 
-    async def _value(self, cell: _Cell, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    async def _value(
+        self, cell: RunningCell, name: str, args: list[Any], kwargs: dict[str, Any]
+    ) -> Any:
         if cell.cancelled:
-            raise _CancelledCallError("the cell was cancelled")
+            raise CancelledCallError("the cell was cancelled")
         if self._on_call is None or name not in self._tools:
             raise LookupError(f"there is no tool {name[:80]!r} here")
         async with asyncio.timeout(self._nurse.policy.call_time):
@@ -328,43 +269,56 @@ class ProcessSession(Session):
     # --- files, forks, checkpoints ---------------------------------------------------------------
 
     async def put(self, path: str, data: bytes) -> None:
-        async with self._lock:
-            _inside(path)
-            for start in range(0, max(1, len(data)), CHUNK):
-                part = base64.b64encode(data[start : start + CHUNK]).decode()
-                await self._ask("put", path=path, data=part, append=start > 0)
+        _inside(path)
+        await self._whole(partial(self._put, path, data))
+
+    async def _put(self, path: str, data: bytes) -> None:
+        for start in range(0, max(1, len(data)), CHUNK):
+            part = base64.b64encode(data[start : start + CHUNK]).decode()
+            await self._ask("put", path=path, data=part, append=start > 0)
 
     async def get(self, path: str) -> bytes:
-        async with self._lock:
-            _inside(path)
-            data = bytearray()
-            while True:
-                frame = await self._ask("get", path=path, offset=len(data))
-                part = base64.b64decode(frame.get("data", ""))
-                data += part
-                if not frame.get("more") or not part:
-                    return bytes(data)
-                if len(data) > parse_bytes(self._nurse.policy.disk):
-                    raise SandboxError(f"{path}: larger than the policy's disk")
+        _inside(path)
+        return await self._whole(partial(self._get, path))
+
+    async def _get(self, path: str) -> bytes:
+        data = bytearray()
+        while True:
+            frame = await self._ask("get", path=path, offset=len(data))
+            part = base64.b64decode(frame.get("data", ""))
+            data += part
+            if not frame.get("more") or not part:
+                return bytes(data)
+            if len(data) > parse_bytes(self._nurse.policy.disk):
+                raise SandboxError(f"{path}: larger than the policy's disk")
 
     async def fork(self, *, on_call: OnCall | None = None) -> ProcessSession:
         copy = ProcessSession(self._nurse, self._tools, on_call or self._on_call, owns=False)
-        async with self._lock:
-            self._must_live()
-            copying = asyncio.create_task(copy.begin(self._channel))
-            self._reply = asyncio.get_running_loop().create_future()  # it may refuse
-            try:
-                await asyncio.wait({copying, self._reply}, return_when=asyncio.FIRST_COMPLETED)
-                if copying.done() and copying.exception() is not None:
-                    # The copy's end may be seen before the reason, which comes another way.
-                    await asyncio.wait({self._reply}, timeout=_REASON_SECONDS)
-                if self._reply.done():
-                    copying.cancel()
-                    raise SandboxError(str(self._reply.result().get("message", "no fork")))
-                await copying
-            finally:
-                self._reply = None
+        try:
+            await self._whole(partial(self._copy_to, copy))
+        except asyncio.CancelledError:
+            copy.unwanted()
+            raise
         return copy
+
+    async def _copy_to(self, copy: ProcessSession) -> None:
+        self._must_live()
+        copying = asyncio.create_task(copy.begin(self._channel))
+        self._reply = asyncio.get_running_loop().create_future()  # it may refuse
+        try:
+            await asyncio.wait({copying, self._reply}, return_when=asyncio.FIRST_COMPLETED)
+            if copying.done() and isinstance(copying.exception(), SessionEndedError):
+                # The copy's end may be seen before the reason, which comes another way.
+                await asyncio.wait({self._reply}, timeout=_REASON_SECONDS)
+            if self._reply.done():
+                raise SandboxError(str(self._reply.result().get("message", "no fork")))
+            await copying
+        except BaseException:
+            copying.cancel()
+            copy.unwanted()
+            raise
+        finally:
+            self._reply = None
 
     async def checkpoint(self) -> Checkpoint:
         return Checkpoint(await self.fork())
@@ -374,12 +328,37 @@ class ProcessSession(Session):
         if not isinstance(kept, ProcessSession) or kept._nurse is not self._nurse:
             raise SandboxError("this checkpoint belongs to another session")
         self._kill()
-        async with self._lock:
-            kept._must_live()
+        await self._whole(partial(self._restore, kept))
+
+    async def _restore(self, kept: ProcessSession) -> None:
+        kept._must_live()
+        self._channel.close()
+        self._cell = None
+        async with kept._lock:
+            await self.begin(kept._channel)
+
+    def unwanted(self) -> None:
+        """Nobody waits for this copy any more: it ends, or will as soon as it is there."""
+        self._unwanted = True
+        if self.alive:
+            self._kill()
             self._channel.close()
-            self._cell = None
-            async with kept._lock:
-                await self.begin(kept._channel)
+
+    async def _whole(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do ``work`` alone and, once begun, to its end, also if the caller is cancelled.
+
+        What is half done leaves a process that nobody knows of, or an answer nobody waits for.
+        """
+
+        def over(task: asyncio.Task[T]) -> None:
+            self._lock.release()
+            if not task.cancelled():
+                task.exception()  # told here if the caller is no more
+
+        await self._lock.acquire()
+        task = self._work = asyncio.create_task(work())
+        task.add_done_callback(over)
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
         self._kill()
@@ -409,17 +388,6 @@ class ProcessSession(Session):
             raise SessionEndedError(
                 "this session has ended; restore a checkpoint or open another session"
             )
-
-
-class _CancelledCallError(Exception):
-    """Its name is what the sandbox sees."""
-
-
-_CancelledCallError.__name__ = "Cancelled"
-
-
-def _refusal(kind: str, message: str) -> dict[str, Any]:
-    return {"ok": False, "error": {"type": kind, "message": message}}
 
 
 def _inside(path: str) -> None:

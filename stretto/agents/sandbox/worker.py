@@ -4,28 +4,22 @@ The first process confines itself (``confine``) and from then on only makes copi
 the *nurse*. Each copy is a session, with its own pair of descriptors and its own tag. A session can
 be copied again, variables and all, which is how forks and checkpoints work.
 
-The frames are four bytes of length, then JSON, ``{"tag": ..., "t": TYPE, ...}``. The host believes
-nothing in them. Standard library only: ``stretto`` cannot be imported here.
+The host believes nothing in its frames. Standard library only: ``stretto`` cannot be imported here.
 """
 
 import binascii
 import gc
 import io
-import json
 import os
-import select
 import signal
 import sys
 import threading
 import types
 from _socket import SCM_RIGHTS, SOL_SOCKET
-from _socket import socket as Socket  # noqa: N812 - the C type: the module socket is slow to load
 
 from stretto.agents.sandbox import confine
 from stretto.agents.sandbox.cells import Cancelled, Cell, OutputLimitReached
-
-MAX_FRAME = 1 << 20  # bytes, either way
-CHUNK = 600_000  # bytes of a file in a frame
+from stretto.agents.sandbox.wire import CHUNK, Channel, text64
 
 
 class Interrupts:
@@ -57,48 +51,6 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
-class Channel:
-    """Frames to and from the host."""
-
-    def __init__(self, handle: int, tag: str) -> None:
-        self.socket = Socket(fileno=handle)
-        self.tag = tag
-        self.handles: list[int] = []
-        self._lock = threading.RLock()
-
-    def send(self, kind: str, **fields: object) -> None:
-        """Send one frame; ValueError if it is too large."""
-        data = json.dumps({"tag": self.tag, "t": kind, **fields}).encode()
-        if len(data) > MAX_FRAME:
-            raise ValueError(f"a frame of {len(data)} bytes; at most {MAX_FRAME}")
-        with self._lock:
-            self.socket.sendall(len(data).to_bytes(4, "big") + data)
-
-    def receive(self) -> dict:
-        """The next frame; this process ends when the host has gone."""
-        size = int.from_bytes(self._read(4), "big")
-        return json.loads(self._read(size))
-
-    def ready(self, milliseconds: int | None) -> bool:
-        """Whether something can be read within this time."""
-        poll = select.poll()
-        poll.register(self.socket.fileno(), select.POLLIN)
-        return bool(poll.poll(milliseconds))
-
-    def _read(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            part, ancillary, _, _ = self.socket.recvmsg(size - len(data), 64)
-            if not part:
-                os._exit(0)
-            data += part
-            for level, kind, body in ancillary:
-                if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
-                    whole = len(body) - len(body) % 4
-                    self.handles += memoryview(body[:whole]).cast("i")
-        return data
-
-
 class Output(io.RawIOBase):
     """Standard output or error of a cell: each write is a frame, up to the cell's limit."""
 
@@ -118,7 +70,7 @@ class Output(io.RawIOBase):
             worker.output_left -= len(raw)
             for start in range(0, min(len(raw), room), CHUNK):
                 part = raw[start : min(start + CHUNK, room)]
-                text = _text64(part)
+                text = text64(part)
                 worker.channel.send("out", stream=self._name, data=text)
         if len(raw) > room:
             raise OutputLimitReached("the cell has printed more than its limit")
@@ -218,7 +170,13 @@ class Worker:
             try:
                 handler(**frame)
             except OSError as error:
-                self.channel.send("err", type=type(error).__name__, message=str(error)[:500])
+                self._refuse(error)
+
+    def _refuse(self, error: OSError) -> None:
+        try:
+            self.channel.send("err", type=type(error).__name__, message=str(error)[:500])
+        except OSError:  # the host has gone, or wants this copy no more
+            self._exit(1)
 
     def on_exec(self, code: str, output: int) -> None:
         """Run a cell; output in bytes."""
@@ -265,7 +223,7 @@ class Worker:
         with self._open(handle, "rb") as file:
             file.seek(offset)
             data = file.read(CHUNK)
-        text = _text64(data)
+        text = text64(data)
         self.channel.send("file", data=text, more=len(data) == CHUNK)
 
     def on_fork(self, tag: str, folder: str) -> None:
@@ -300,8 +258,15 @@ class Worker:
                 confine.die_with_parent()
             self._move(folder)
             self.channel.send("ready")
-        except OSError:
+        except OSError as error:
+            self.on_forget(folder)
+            self._refuse(error)
             self._exit(1)
+
+    def on_forget(self, folder: str) -> None:
+        """Remove the files of a copy that has ended. The nurse is asked, and does not answer."""
+        if self.setup["work"] is not None:
+            _remove(os.path.join(self.setup["work"], folder))
 
     def _move(self, folder: str) -> None:
         """A folder of the copy's own, with what the session's holds."""
@@ -330,10 +295,9 @@ class Worker:
             except OSError as error:
                 notes.append(f"no folder to write in: {error}")
                 self.setup["work"] = None
-            else:
-                if frame["uid"] is None:
-                    confine.drop_capabilities()
-        if frame["uid"] is not None:
+        if frame["uid"] is None:
+            confine.drop_capabilities()
+        else:
             confine.become(frame["uid"])
         os.chdir(self.setup["work"] or "/")
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for copies
@@ -389,8 +353,25 @@ def _copy(source: str, target: str) -> None:
                         new.write(part)
 
 
-def _text64(data: bytes) -> str:
-    return binascii.b2a_base64(data, newline=False).decode()
+def _remove(path: str) -> None:
+    """Like shutil.rmtree, which is slow to load; what cannot be removed stays."""
+    folders = [path]
+    for folder in folders:  # it grows meanwhile
+        try:
+            os.chmod(folder, 0o700)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        os.unlink(entry.path)
+        except OSError:
+            continue
+    for folder in reversed(folders):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            continue
 
 
 def main(handle: int) -> None:
