@@ -17,6 +17,7 @@ app.help = "Language models that read, think, speak and act in parallel token st
 _COMMANDS = {
     "demo": ("demo:demo", "Play a real item: the model answers while it is still reading."),
     "chat": ("chat:chat", "Talk to the model; you are the user stream."),
+    "demo-agent": ("demo_agent:demo_agent", "Watch requests become real calls of tools."),
     "models": ("models:app", "Pull, list and show models."),
     "data": ("data:app", "Build stream tables from data sets, and look at them."),
     "train": ("train:train", "Train a multi-stream model from a recipe."),

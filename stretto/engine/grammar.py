@@ -47,19 +47,21 @@ class Grammar:
             raise ConfigError(f"grammar source is {self.source!r}; give text")
 
     @classmethod
-    def json(cls, schema: Mapping[str, Any] | bool, *, pauses: bool = True) -> Self:
+    def json(
+        cls, schema: Mapping[str, Any] | bool, *, pauses: bool = True, once: bool = False
+    ) -> Self:
         """A value that a JSON schema accepts; at most single spaces between its parts."""
-        return cls("json", json.dumps(schema), pauses)
+        return cls("json", json.dumps(schema), pauses, once)
 
     @classmethod
-    def regex(cls, expression: str, *, pauses: bool = True) -> Self:
+    def regex(cls, expression: str, *, pauses: bool = True, once: bool = False) -> Self:
         """A text that the whole expression matches (syntax of Rust's ``regex``)."""
-        return cls("regex", expression, pauses)
+        return cls("regex", expression, pauses, once)
 
     @classmethod
-    def lark(cls, grammar: str, *, pauses: bool = True) -> Self:
+    def lark(cls, grammar: str, *, pauses: bool = True, once: bool = False) -> Self:
         """A text that the rule ``start`` of a Lark grammar derives."""
-        return cls("lark", grammar, pauses)
+        return cls("lark", grammar, pauses, once)
 
     @classmethod
     def tools(cls, tools: Sequence[Mapping[str, Any]], *, pauses: bool = True) -> Self:
