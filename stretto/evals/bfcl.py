@@ -207,14 +207,22 @@ _EXAMPLE = (
 )  # fmt: skip
 
 
-def prompt(item: Item) -> str:
+_HEAD = "Fill in the arguments of the function from the question.\n\n"
+
+
+def prompt(item: Item, *, example: bool = True) -> str:
     """One made-up example, then the item; the arguments come next."""
-    question, name, doc, schema, arguments = _EXAMPLE
-    shown = _block(question, name, doc, schema)
     function = item.function
     asked = _block(item.question, function["name"], function["description"], item.schema)
-    head = "Fill in the arguments of the function from the question.\n\n"
-    return f"{head}{shown} {json.dumps(arguments)}\n\n{asked}"
+    if not example:
+        return f"{_HEAD}{asked}"
+    question, name, doc, schema, arguments = _EXAMPLE
+    return f"{_HEAD}{_block(question, name, doc, schema)} {json.dumps(arguments)}\n\n{asked}"
+
+
+def plain_prompt(question: str, name: str, doc: str, schema: Mapping[str, Any]) -> str:
+    """The same without an example, for a tool that is not BFCL's."""
+    return f"{_HEAD}{_block(question, name, doc, schema)}"
 
 
 def _block(question: str, name: str, doc: str, schema: Mapping[str, Any]) -> str:
@@ -225,12 +233,16 @@ def _block(question: str, name: str, doc: str, schema: Mapping[str, Any]) -> str
 
 
 def fill_by_schema(
-    engine: "Engine", items: Sequence[Item], progress: Callable[[str], None] = lambda _: None
+    engine: "Engine",
+    items: Sequence[Item],
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    example: bool = True,
 ) -> list[Filled]:
     """Each item in one session, whose grammar is the JSON schema of the arguments."""
     from stretto.engine import Grammar
 
-    sessions = [_open(engine, prompt(item),
+    sessions = [_open(engine, prompt(item, example=example),
                       Grammar.json(grammar_schema(item.schema), pauses=False))
                 for item in items]  # fmt: skip
     engine.run(sessions)
