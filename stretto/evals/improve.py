@@ -245,10 +245,15 @@ def _read(path: Path, problems: Sequence[Problem]) -> Iterator[tuple[Problem, li
         path.write_bytes(whole)
     known = {problem.id: problem for problem in problems}
     for data in map(json.loads, whole.decode().splitlines()):
-        yield known[data["id"]], [
-            Attempt(a["text"], a["code"], Feedback("binary", a["good"], a["told"], "call", cost=1))
-            for a in data["attempts"]
-        ]
+        yield (
+            known[data["id"]],
+            [
+                Attempt(
+                    a["text"], a["code"], Feedback("binary", a["good"], a["told"], "call", cost=1)
+                )
+                for a in data["attempts"]
+            ],
+        )
 
 
 def _share(attempts: dict[str, list[Attempt]]) -> str:

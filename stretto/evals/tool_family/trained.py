@@ -150,9 +150,9 @@ def add_contact(person: str, phone: str, group: str = "none") -> str:
 
 
 @asked(
-    "Interest on {amount} dollars at {rate} percent for {years} years[, compounded {times} times a year].",
-    "If I invest {amount} dollars for {years} years at {rate}%[ compounded {times} times per year], what do I get?",
-    "A deposit of {amount} dollars earns {rate} percent. Its value after {years} years[ with {times} payments a year]?",
+    "Interest on {amount} dollars at {rate} percent for {years} years[, added {times} times a year].",
+    "I invest {amount} dollars for {years} years at {rate}%[, paid {times} times a year]. Result?",
+    "{amount} dollars earn {rate} percent. Value after {years} years[, {times} payments a year]?",
     amount="int 500 9000", rate="float 1 9 0.5", years="int 2 30", times="int 2 12",
 )  # fmt: skip
 def compound(amount: float, rate: float, years: int, times: int = 1) -> float:
@@ -197,8 +197,8 @@ def remind_call(person: str, date: str, hours: int = 1) -> str:
 
 
 @asked(
-    "How many tiles of {tile} cm cover a floor of {length} by {width} cm[, with {spare} spare ones]?",
-    "My floor is {length} cm by {width} cm and a tile {tile} cm. How many tiles[, plus {spare} spare tiles]?",
+    "Tiles of {tile} cm for a floor of {length} by {width} cm[, with {spare} spare ones]?",
+    "My floor is {length} cm by {width} cm, a tile {tile} cm. How many[, plus {spare} spare]?",
     length="int 200 900", width="int 200 900", tile="int 10 50", spare="int 2 20",
 )  # fmt: skip
 def count_tiles(length: int, width: int, tile: int, spare: int = 0) -> str:
@@ -209,7 +209,8 @@ def count_tiles(length: int, width: int, tile: int, spare: int = 0) -> str:
     tile: Side of a tile in cm.
     spare: Tiles to buy in addition.
     """
-    return f"{min(length, width)} {max(length, width)} {-(-length // tile) * -(-width // tile)} {spare}"
+    tiles = -(-length // tile) * -(-width // tile)
+    return f"{min(length, width)} {max(length, width)} {tiles} {spare}"
 
 
 @asked(
