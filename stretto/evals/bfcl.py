@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 CATEGORY = "simple_python"
 MAX_TOKENS = 160  # of a call, or of one argument
-_NO_WHITE_SPACE = {
-    "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ",
-}  # fmt: skip
 _TYPES = {"string": str, "integer": int, "float": float, "boolean": bool, "array": list,
           "tuple": list, "dict": dict, "any": str}  # fmt: skip
 _JSON = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
@@ -307,9 +304,10 @@ def _draw(schema: Mapping[str, Any], rng: random.Random) -> Any:
 
 def _value_grammar(schema: Mapping[str, Any]) -> Any:
     from stretto.engine import Grammar
+    from stretto.engine.grammar import WHITE_SPACE
 
     # The space is the model's to write: tokens of words and numbers begin with it.
-    made = grammar_schema(schema) | {"x-guidance": _NO_WHITE_SPACE}
+    made = grammar_schema(schema) | {"x-guidance": WHITE_SPACE}
     source = f'start: " " value\nvalue: %json {json.dumps(made)}\n'
     return Grammar.lark(source, pauses=False)
 
