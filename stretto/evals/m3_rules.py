@@ -95,9 +95,10 @@ def is_accepted(answer: Any, expected: Any) -> bool:
     """Whether the authors' program would take an answer for the right one.
 
     Both are compared as they are, then as numbers where ``int`` or ``float`` can read them (a
-    float among them loses its fraction, so 161 is taken for 161.25), then as text, the answer read
-    as a Python literal first if that could be done. Their comparison of lists item by item never
-    comes about: the expression fails and leaves it to the texts.
+    float among them loses its fraction: 161 is taken for 161.25), then as text, the answer read as
+    a Python literal first if it is one. Where the right answer is a list or the like the comparison
+    as numbers fails, so that only its very text is right; the authors' comparison of lists item by
+    item never comes about.
     """
     try:
         if answer == expected or number(answer) == number(expected):
