@@ -11,13 +11,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from stretto import __version__
 from stretto.agents.export import supervised, write_completions
 from stretto.agents.improve import Problem, judge, trajectories
 from stretto.agents.repair import Attempt, Trajectory
@@ -26,7 +23,7 @@ from stretto.agents.schemas import grammar_schema
 from stretto.config import dump
 from stretto.errors import ConfigError
 from stretto.evals.bfcl import fill_by_schema, load_items, plain_prompt
-from stretto.evals.metrics import mcnemar, mean_difference, paired_bootstrap, wilson
+from stretto.evals.improve_report import Measured, Report
 from stretto.evals.tool_family import Task, tasks
 from stretto.runs import Run, atomic_write, flatten
 from stretto.training.config import LoraSettings, OptimiserSettings, TrainConfig
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
 MAX_TOKENS = 96  # of an answer
 BATCH = 32  # problems between two notes of what is done
 TOGETHER = 32  # sessions at once
+PACK = 512  # cells of a packed sequence
 
 Tell = Callable[[str], None]
 
@@ -99,22 +97,28 @@ def improve(config: ImproveConfig, folder: Path, *, resume: bool = False, tell: 
         InputError: no attempt was good enough to learn from; the folder holds a run already.
     """
     run = _open_run(config, folder, resume)
+    held_back, training = (
+        [_problem(task) for task in tasks(count, held_back=kept, seed=config.seed)]
+        for count, kept in ((config.held_back, True), (config.problems, False))
+    )
     with run:
-        model, learnt, after = config.model, [], []
-        held_back = [_problem(task) for task in tasks(config.held_back, held_back=True,
-                                                      seed=config.seed)]  # fmt: skip
-        training = [_problem(task) for task in tasks(config.problems, held_back=False,
-                                                     seed=config.seed)]  # fmt: skip
+        model, passed, after = config.model, [], []
+        learnt: dict[tuple[str, str], Trajectory] = {}
         before = _measure(config, model, held_back, folder / "before", tell)
         for number in range(1, config.rounds + 1):
             place = folder / f"round-{number}"
-            attempts = _attempts(config, model, training, number, place / "attempts.jsonl", tell)
-            learnt += _right(training, attempts, model, config.most)
-            tell(f"round {number}: {_share(attempts)} of the attempts ran to the right result")
-            model = str(_tune(config, learnt, place, tell))
+            seeds = [config.seed + 1_000_003 * number + each for each in range(config.samples)]
+            attempts = _answers(config, model, training, place / "attempts.jsonl",
+                                config.temperature, seeds, tell)  # fmt: skip
+            passed.append(_share(attempts))
+            tell(f"round {number}: {passed[-1]} attempts ran to the right result")
+            for problem in training:
+                good = trajectories(problem, attempts[problem.id], model=model, most=config.most)
+                learnt |= {(each.task, each.attempts[-1].text): each for each in good}
+            model = str(_tune(config, list(learnt.values()), place, tell))
             after.append(_measure(config, model, held_back, place / "after", tell))
-            run.event("round", round=number, learnt=len(learnt), passed=_share(attempts))
-        report = Report(config, run, len(learnt), before, after)
+            run.event("round", round=number, passed=passed[-1], learnt=len(learnt))
+        report = Report(dump(config), passed, len(learnt), before, after)
         run.write_metrics(report.metrics())
         atomic_write(folder / "report.md", report.markdown())
     return report.markdown()
@@ -143,19 +147,6 @@ def _problem(task: Task) -> Problem:
 
 
 # Attempts.
-
-
-def _attempts(
-    config: ImproveConfig,
-    model: str,
-    problems: Sequence[Problem],
-    number: int,
-    path: Path,
-    tell: Tell,
-) -> dict[str, list[Attempt]]:
-    """Sampled answers by problem, judged."""
-    seeds = [config.seed + 1_000_003 * number + each for each in range(config.samples)]
-    return _answers(config, model, problems, path, config.temperature, seeds, tell)
 
 
 def _answers(
@@ -261,13 +252,6 @@ def _share(attempts: dict[str, list[Attempt]]) -> str:
     return f"{sum(passed)} of {len(passed)}"
 
 
-def _right(
-    problems: Sequence[Problem], attempts: dict[str, list[Attempt]], model: str, most: int
-) -> list[Trajectory]:
-    return [each for problem in problems
-            for each in trajectories(problem, attempts[problem.id], model=model, most=most)]  # fmt: skip
-
-
 # Tuning.
 
 
@@ -280,11 +264,11 @@ def _tune(config: ImproveConfig, learnt: Sequence[Trajectory], place: Path, tell
     if (folder / "model" / "stretto.json").exists():
         return folder / "model"
     codec = load_codec(config.model)
-    distinct = list({(t.task, t.attempts[-1].text): t for t in learnt}.values())
-    write_completions(place / "data", supervised(distinct), codec)
-    tokens = sum(len(codec.encode(t.task + t.attempts[-1].text)) + 1 for t in distinct)
-    cells, packs = 512, 2
-    steps = max(1, math.ceil(config.epochs * tokens / (cells * packs * 0.95)))
+    write_completions(place / "data", supervised(learnt), codec)
+    tokens = sum(len(codec.encode(t.task + t.attempts[-1].text)) + 1 for t in learnt)
+    # Packs are not quite full; with very few answers there is one pack, and a pass takes one.
+    packs = 2 if tokens > 3 * PACK else 1
+    steps = max(1, math.ceil(config.epochs * tokens / (0.95 * PACK * packs)))
     settings = TrainConfig(
         data="improve",
         base=config.model,
@@ -293,35 +277,26 @@ def _tune(config: ImproveConfig, learnt: Sequence[Trajectory], place: Path, tell
             learning_rate=config.learning_rate, warmup_steps=max(1, steps // 10)
         ),
         steps=steps,
-        pack_cells=cells,
+        pack_cells=PACK,
         packs_per_batch=packs,
-        holdout=min(16, len(distinct) // 4),
+        holdout=min(16, len(learnt) // 4),
         eval_every=steps,
         save_every=20,
         log_every=5,
         seed=config.seed,
     )
-    tell(f"tuning on {len(distinct)} answers, {tokens} tokens, {steps} steps")
+    tell(f"tuning on {len(learnt)} answers, {tokens} tokens, {steps} steps")
     return train(settings, folder, data=place / "data", resume=(folder / "events.jsonl").exists())
 
 
 # Measuring.
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Which items of a slice a model got right: the held-back problems, and BFCL's if given."""
-
-    held_back: dict[str, bool]
-    bfcl: dict[str, bool]
-
-
 def _measure(
     config: ImproveConfig, model: str, problems: Sequence[Problem], path: Path, tell: Tell
 ) -> Measured:
     """Greedy answers."""
-    greedy = replace(config, temperature=1.0)  # not looked at
-    found = _answers(greedy, model, problems, path.with_suffix(".jsonl"), 0.0, [0], tell)
+    found = _answers(config, model, problems, path.with_suffix(".jsonl"), 0.0, [0], tell)
     right = {name: attempts[0].reward == 1.0 for name, attempts in found.items()}
     tell(f"{path.stem}: {sum(right.values())} of {len(right)} held-back problems right")
     return Measured(right, _bfcl(config, model, path.with_name(f"{path.name}-bfcl.json"), tell))
@@ -335,82 +310,6 @@ def _bfcl(config: ImproveConfig, model: str, path: Path, tell: Tell) -> dict[str
         atomic_write(path, json.dumps({each.item.id: not each.why for each in filled}))
         tell(f"{path.stem}: {sum(not each.why for each in filled)} of {len(filled)} right")
     return json.loads(path.read_text("utf-8"))
-
-
-@dataclass(frozen=True)
-class Report:
-    """Before and after, in one table."""
-
-    config: ImproveConfig
-    run: Run
-    learnt: int
-    before: Measured
-    after: Sequence[Measured]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each slice and round."""
-        return [
-            _row(what, number, getattr(self.before, key), getattr(measured, key), self.config.seed)
-            for key, what in (("held_back", "held-back tools"), ("bfcl", "BFCL simple"))
-            for number, measured in enumerate(self.after, 1)
-            if getattr(self.before, key)
-        ]
-
-    def metrics(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"rows": self.rows(), "learnt": self.learnt}
-
-    def markdown(self) -> str:
-        """For people."""
-        from stretto.evals.latency import machine_name
-
-        config = self.config
-        lines = [
-            "| slice | items | before | after | difference (95 %, paired) | gained, lost | p |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for row in self.rows():
-            what = row["slice"] + (f", round {row['round']}" if len(self.after) > 1 else "")
-            lines.append(
-                f"| {what} | {row['items']} | {row['before']:.1f} % ({_span(row['before_95'])}) "
-                f"| {row['after']:.1f} % ({_span(row['after_95'])}) | {row['difference']:+.1f} "
-                f"({_span(row['difference_95'], '+.1f')}) | {row['gained']}, {row['lost']} "
-                f"| {row['p']:.2g} |"
-            )
-        lines += [
-            "",
-            f"{config.model}, greedy, JSON schema as grammar; {config.problems} training problems x "
-            f"{config.samples} samples at temperature {config.temperature} x {config.rounds} "
-            f"rounds, {self.learnt} right answers learnt; LoRA rank {config.rank}, rate "
-            f"{config.learning_rate}, {config.epochs} epochs; seed {config.seed}; stretto "
-            f"{__version__}; {machine_name()}.",
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def _row(
-    what: str, number: int, before: dict[str, bool], after: dict[str, bool], seed: int
-) -> dict[str, Any]:
-    a, b = [after[key] for key in before], list(before.values())
-    change = paired_bootstrap(a, b, mean_difference, seed=seed)
-    return {
-        "slice": what,
-        "round": number,
-        "items": len(b),
-        "before": 100 * float(np.mean(b)),
-        "before_95": [100 * x for x in wilson(sum(b), len(b))],
-        "after": 100 * float(np.mean(a)),
-        "after_95": [100 * x for x in wilson(sum(a), len(a))],
-        "difference": 100 * change.value,
-        "difference_95": [100 * change.low, 100 * change.high],
-        "gained": sum(x and not y for x, y in zip(a, b, strict=True)),
-        "lost": sum(y and not x for x, y in zip(a, b, strict=True)),
-        "p": mcnemar(a, b),
-    }
-
-
-def _span(limits: Sequence[float], form: str = ".1f") -> str:
-    return " to ".join(format(limit, form) for limit in limits)
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""M3ToolEval: the authors' rules case by case, the tools, and whole conversations in the sandbox."""
+"""M3ToolEval: the rules case by case, the tools, and whole conversations in the sandbox."""
 
 import asyncio
 import json

@@ -125,7 +125,7 @@ def largest(values: list[int], skip: int = 0) -> str:
     values: The numbers.
     skip: How many at the beginning are ignored.
     """
-    return f"{values} {max(values[skip:], default=None)}"
+    return f"{values} {skip} {max(values[skip:], default=None)}"
 
 
 @asked(

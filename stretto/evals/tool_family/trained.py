@@ -150,7 +150,7 @@ def add_contact(person: str, phone: str, group: str = "none") -> str:
 
 
 @asked(
-    "Interest on {amount} dollars at {rate} percent for {years} years[, added {times} times a year].",
+    "Interest on {amount} dollars at {rate} percent for {years} years[, {times} times a year].",
     "I invest {amount} dollars for {years} years at {rate}%[, paid {times} times a year]. Result?",
     "{amount} dollars earn {rate} percent. Value after {years} years[, {times} payments a year]?",
     amount="int 500 9000", rate="float 1 9 0.5", years="int 2 30", times="int 2 12",
