@@ -182,7 +182,7 @@ def score_record(record: Mapping[str, Any]) -> Score:
 
 # What a model is told.
 
-HOW: dict[Dialect, str] = {
+HOW: dict[str, str] = {
     "text": "Call a tool by its name and its arguments, separated by commas, one call a turn:\n"
     "Action: tool_name, argument_1 End Action\n",
     "json": "Call a tool by a JSON object with 'tool', its name, and 'args', the list of its "
