@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from stretto.agents.chat_wire import message_json
 from stretto.agents.repair import Trajectory
 from stretto.errors import InputError
 from stretto.runs import atomic_write
@@ -41,7 +42,7 @@ def supervised(
     for number, trajectory in enumerate(trajectories):
         if not trajectory.attempts or trajectory.attempts[-1].reward < least:
             continue
-        messages = list(trajectory.messages)
+        messages = _messages(trajectory)
         if not whole:
             messages = [*_prompt(trajectory), messages[-1]]
         yield {"id": _name(trajectory, number), "messages": messages, "model": trajectory.model}
@@ -68,12 +69,13 @@ def preference(trajectories: Iterable[Trajectory]) -> Iterator[dict[str, Any]]:
 def reward(trajectories: Iterable[Trajectory]) -> Iterator[dict[str, Any]]:
     """Every answer with its reward, told what it was told."""
     for number, trajectory in enumerate(trajectories):
-        at = [i for i, m in enumerate(trajectory.messages) if m["role"] == "assistant"]
+        messages = _messages(trajectory)
+        at = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         for i, attempt in zip(at, trajectory.attempts, strict=True):
             yield {
                 "id": _name(trajectory, number),
-                "prompt": list(trajectory.messages[:i]),
-                "completion": [trajectory.messages[i]],
+                "prompt": messages[:i],
+                "completion": [messages[i]],
                 "reward": attempt.reward,
                 "source": attempt.feedback.source,
                 "model": trajectory.model,
@@ -139,8 +141,12 @@ def write_completions(
 
 def _prompt(trajectory: Trajectory) -> list[Any]:
     """The messages before the first answer."""
-    roles = [message["role"] for message in trajectory.messages]
-    return list(trajectory.messages[: roles.index("assistant")])
+    messages = _messages(trajectory)
+    return messages[: [message["role"] for message in messages].index("assistant")]
+
+
+def _messages(trajectory: Trajectory) -> list[dict[str, Any]]:
+    return [message_json(message) for message in trajectory.messages]
 
 
 def _by_task(

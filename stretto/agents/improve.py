@@ -15,6 +15,7 @@ from stretto.agents.feedback import Feedback
 from stretto.agents.repair import Attempt, Trajectory
 from stretto.agents.sandbox import ExecResult, Session
 from stretto.errors import InputError
+from stretto.protocols import Message
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,7 @@ def trajectories(
         Trajectory(
             task=problem.prompt,
             attempts=(attempt,),
-            messages=(
-                {"role": "user", "content": problem.prompt},
-                {"role": "assistant", "content": attempt.text},
-            ),
+            messages=(Message("user", problem.prompt), Message("assistant", attempt.text)),
             model=model,
             id=f"{problem.id}-{number}",
         )

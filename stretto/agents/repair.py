@@ -1,39 +1,15 @@
 """Rounds of repair: the model writes, the code is judged, and it is told what came of it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from stretto.agents.feedback import Feedback, Level, Test, names, syntax, unit_tests
 from stretto.agents.stream import CellSession
 from stretto.errors import InputError
+from stretto.protocols import ChatModel, Message
 
 _FENCE = re.compile(r"^```[a-zA-Z0-9]*[ \t]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-
-Message = Mapping[str, Any]
-
-
-class Completion(Protocol):
-    """What a model answered."""
-
-    @property
-    def text(self) -> str:
-        """Its words."""
-        ...
-
-
-class ChatModel(Protocol):
-    """A one-stream model; a scripted one must say so in ``name``."""
-
-    @property
-    def name(self) -> str:
-        """What the log calls it."""
-        ...
-
-    async def complete(self, messages: Sequence[Message], *, seed: int | None = None) -> Completion:
-        """Answer a conversation."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +31,7 @@ class Attempt:
 class Trajectory:
     """A task, its attempts in order, and the whole conversation.
 
-    ``model`` is the model's own name, so that a scripted one is never taken for another.
+    ``model`` is the model's own name; ``scripted`` says that no model wrote the attempts.
     """
 
     task: str
@@ -63,6 +39,7 @@ class Trajectory:
     messages: tuple[Message, ...]
     model: str
     id: str = ""
+    scripted: bool = False
 
     @property
     def solved(self) -> bool:
@@ -107,21 +84,19 @@ async def repair(
         raise InputError(f"max_repairs: must not be negative, got {max_repairs}")
     if all(test.hidden for test in tests):
         raise InputError("repair needs a visible test: hidden ones are never shown")
-    messages: list[Message] = [
-        {"role": "system", "content": system},
-        {"role": "user", "content": task},
-    ]
+    messages = [Message("system", system), Message("user", task)]
     attempts: list[Attempt] = []
     for turn in range(max_repairs + 1):
         answer = await model.complete(messages, seed=None if seed is None else seed + turn)
-        messages.append({"role": "assistant", "content": answer.text})
+        messages.append(Message("assistant", answer.text))
         code = extract(answer.text)
         told, shown = await judge(code, tests, session, known=known)
         attempts.append(Attempt(answer.text, code, told))
         if shown.good or turn == max_repairs:
             break
-        messages.append({"role": "user", "content": _ask_again(shown, level)})
-    return Trajectory(task, tuple(attempts), tuple(messages), model.name, task_id)
+        messages.append(Message("user", _ask_again(shown, level)))
+    made = tuple(attempts), tuple(messages)
+    return Trajectory(task, *made, model.name, task_id, scripted=model.scripted)
 
 
 async def judge(

@@ -9,6 +9,7 @@ from benchmarks.unsafe_fake import UnsafeFakeSession
 from stretto.agents import export
 from stretto.agents.feedback import Test
 from stretto.agents.repair import extract, repair
+from stretto.agents.scripted import ScriptedChat
 from stretto.agents.selection import Sample, select
 from stretto.errors import InputError
 from stretto.streams import SpecialIds, StreamCodec, chat
@@ -34,21 +35,8 @@ def choose(samples, by, **more):
     return chosen
 
 
-class ScriptedChatModel:
-    """Says what it was told to say: a stand-in for a model in tests, never shown as one."""
-
-    name = "scripted"
-
-    def __init__(self, *texts):
-        self.texts, self.seen = list(texts), []
-
-    async def complete(self, messages, *, seed=None):
-        self.seen.append([dict(message) for message in messages])
-        return type("Completion", (), {"text": self.texts.pop(0)})()
-
-
 def mend(*texts, **more):
-    model = ScriptedChatModel(*texts)
+    model = ScriptedChat(texts)
     session = UnsafeFakeSession([])
     told = asyncio.run(repair(model, "Square x as f(x).", TESTS, session, **more))
     return told, model
@@ -122,17 +110,18 @@ def test_repair_shows_what_is_wrong_and_stops_when_it_is_right():
     told, model = mend(f"Here:\n```python\n{WRONG}\n```\n", RIGHT, "never asked")
     assert told.solved
     assert [a.reward for a in told.attempts] == [pytest.approx(1 / 3), 1.0]
-    assert "f(3) == 9: 6 and 9" in model.seen[1][-1]["content"]
+    assert "f(3) == 9: 6 and 9" in model.asked[1][-1].content
     assert told.model == "scripted"
+    assert told.scripted
     for message in told.messages:
-        assert "16" not in message["content"]  # of the hidden test
+        assert "16" not in message.content  # of the hidden test
 
 
 def test_repair_gives_up_after_its_rounds():
     told, model = mend(WRONG, BROKEN, "x = = 1", RIGHT, max_repairs=2)
     assert not told.solved
     assert len(told.attempts) == 3
-    assert "NameError: name 'y'" in model.seen[2][-1]["content"]
+    assert "NameError: name 'y'" in model.asked[2][-1].content
     assert told.attempts[2].feedback.source == "syntax"
 
 
@@ -142,12 +131,12 @@ def test_hidden_tests_do_not_stop_repair_and_are_not_shown():
     assert len(told.attempts) == 1
     assert not told.solved
     with pytest.raises(InputError, match="visible"):
-        asyncio.run(repair(ScriptedChatModel(), "", TESTS[2:], UnsafeFakeSession([])))
+        asyncio.run(repair(ScriptedChat([]), "", TESTS[2:], UnsafeFakeSession([])))
 
 
 def test_a_bit_tells_only_that_it_is_wrong():
     _, model = mend(WRONG, RIGHT, level="bit")
-    assert model.seen[1][-1]["content"] == "That is not right. Write the whole code again."
+    assert model.asked[1][-1].content == "That is not right. Write the whole code again."
 
 
 def test_code_of_an_answer():

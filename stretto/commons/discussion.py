@@ -1,0 +1,135 @@
+"""The meeting at the end of a month: a report, talk, and what is made of it."""
+
+from dataclasses import dataclass
+
+from stretto.commons import prompts
+from stretto.commons.stage import Stage
+from stretto.commons.village import Harvest
+from stretto.commons.villager import Question
+
+MODERATOR = "Moderator"
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What came of a meeting.
+
+    Attributes:
+        utterances: how many villagers' utterances there were.
+        limit: agreed most for each, if there was one.
+    """
+
+    utterances: int
+    limit: int | None
+
+
+async def meet(stage: Stage, harvest: Harvest) -> Talk:
+    """Report, talk, extract the agreed limit, let all think about it."""
+    lines = []
+    if stage.config.sees_catches:
+        report = reported(stage, harvest)
+        lines.append({"who": MODERATOR, "text": report})
+        stage.log("report", text=report)
+        stage.tell(stage.names, "report", report, always=True)
+    said = await (_in_turns if stage.config.talk == "meeting" else _round)(stage, lines)
+    limit = await _record(stage, lines) if said else None
+    if limit is not None:
+        text = f"The village agreed that nobody takes more than {limit} {stage.scenario.units}."
+        stage.tell(stage.names, "limit", text, always=True)
+    await stage.each(lambda villager, ask, situation: villager.digest(ask, situation))
+    return Talk(said, limit)
+
+
+def reported(stage: Stage, harvest: Harvest) -> str:
+    """Everybody's catch, in words."""
+    unit, units = stage.scenario.unit, stage.scenario.units
+    return " ".join(
+        f"{name} took {got} {unit if got == 1 else units}."
+        for name, got in harvest.received.items()
+    )
+
+
+async def _in_turns(stage: Stage, lines: list[dict[str, str]]) -> int:
+    """As in the paper's code: the first villager begins, each speaker names the next."""
+    speaker, count = stage.names[0], 0
+    while count < stage.config.utterances:
+        count += 1
+        others = [name for name in stage.names if name != speaker]
+        candidates = stage.names if stage.config.switches.turns == "paper" else others
+        value = await _speak(stage, speaker, count, lines, candidates)
+        if value is None or value["done"]:
+            break
+        speaker = value["next"]
+    return count
+
+
+async def _round(stage: Stage, lines: list[dict[str, str]]) -> int:
+    """Each once, in order."""
+    names = stage.names[: stage.config.utterances]
+    for count, name in enumerate(names, 1):
+        await _speak(stage, name, count, lines, stage.names)
+    return len(names)
+
+
+async def _speak(
+    stage: Stage, name: str, count: int, lines: list[dict[str, str]], candidates: list[str]
+) -> dict | None:
+    """One utterance; None if there was none to be had."""
+    others = [other for other in stage.names if other != name]
+    text = prompts.render(
+        "utterance", meeting=stage.scenario.meeting, others=" and ".join(others),
+        transcript=lines, candidates=", ".join(candidates),
+    )  # fmt: skip
+    schema = {
+        "type": "object", "required": ["text", "done", "next"],
+        "properties": {
+            "text": {"type": "string"}, "done": {"type": "boolean"},
+            "next": {"type": "string", "enum": candidates},
+        },
+    }  # fmt: skip
+    focus = ("", *(line["text"] for line in lines[-4:]))
+    quiet = {"text": "", "done": count >= len(stage.names), "next": candidates[0]}
+    question = Question(f"utterance.{count}", text, schema, default=quiet, focus=focus, memories=5)
+    # The reference lets the first villager's model speak for all.
+    by = stage.names[0] if stage.config.switches.speakers == "paper" else name
+    answer = (await stage.ask({by: question}))[by]
+    if answer.outcome != "ok":
+        return None
+    said = answer.value["text"].strip()
+    if said:
+        lines.append({"who": name, "text": said})
+        stage.log("utterance", agent=name, text=said)
+        stage.tell(stage.names, "said", said, name)
+    return answer.value
+
+
+async def _record(stage: Stage, lines: list[dict[str, str]]) -> int | None:
+    """Summary and agreed limit, asked at once of the model that keeps the record."""
+    wild = stage.config.switches.limits == "paper"
+    stock = stage.village.rules.capacity
+
+    def check(value: dict) -> str:
+        limit = value["limit"]
+        good = wild or limit is None or 0 <= limit <= stock
+        return "" if good else f"limit: {limit} is not between 0 and {stock}"
+
+    summary = Question(
+        "summary", prompts.render("summary", transcript=lines),
+        {"type": "object", "properties": {"summary": {"type": "string"}}, "required": ["summary"]},
+        default={"summary": ""},
+    )  # fmt: skip
+    limit = Question(
+        "limit", prompts.render("limit", transcript=lines, units=stage.scenario.units),
+        {
+            "type": "object", "required": ["reasoning", "limit"],
+            "properties": {"reasoning": {"type": "string"}, "limit": {"type": ["integer", "null"]}},
+        },
+        check, default={"reasoning": "", "limit": None},
+    )  # fmt: skip
+    told = await stage.framework([summary, limit])
+    if told[0].outcome == "ok":
+        stage.log("summary", text=told[0].value["summary"])
+    agreed = told[1].value["limit"] if told[1].outcome == "ok" else None
+    if agreed is not None:
+        stage.log("limit", value=agreed)
+    return agreed

@@ -1,0 +1,254 @@
+"""One run: months of harvest, report, talk and reflection, recorded as it goes.
+
+All requests of a phase go out together, so the chain of requests that wait for each other is what
+is left: harvest, utterances one by one, record, thoughts, ratings, insights, ratings.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stretto import __version__
+from stretto import config as configs
+from stretto.commons import prompts
+from stretto.commons.adversaries import adversaries_of
+from stretto.commons.chat_villager import ChatVillager
+from stretto.commons.discussion import meet, reported
+from stretto.commons.game import Game
+from stretto.commons.journal import Journal
+from stretto.commons.mechanisms import Mechanism, mechanisms_of
+from stretto.commons.memory import Embedder, WordLlamaEmbedder
+from stretto.commons.metrics import measure
+from stretto.commons.policies import policy
+from stretto.commons.run_config import RunConfig
+from stretto.commons.scenario import scenario
+from stretto.commons.stage import FRAMEWORK, Stage
+from stretto.commons.village import Harvest, Village
+from stretto.commons.villager import Answer, Question, ScriptedVillager, Villager
+from stretto.errors import ConfigError
+from stretto.protocols import ChatModel
+
+JOURNAL = "game.jsonl"
+
+
+async def play(
+    config: RunConfig,
+    models: Mapping[str, ChatModel] | None = None,
+    folder: Path | None = None,
+    *,
+    embedder: Embedder | None = None,
+    human: Callable[[str], Villager] | None = None,
+    on_answer: Callable[[Answer], None] = lambda _: None,
+    on_month: Callable[[Harvest], None] = lambda _: None,
+) -> Game:
+    """Play a run to its end, or on from where it was broken off.
+
+    Args:
+        config: of the run.
+        models: chat models by the names that seats give.
+        folder: keeps ``game.jsonl``; None: nothing is kept.
+        embedder: of memories; by default wordllama, loaded when first needed.
+        human: name -> a person's seat.
+        on_answer: told of every new answer.
+        on_month: told of every harvest, as it comes.
+
+    Raises:
+        ConfigError: a seat's model, a mechanism or a scenario is not there.
+        InputError: the folder holds another game.
+        LimitError: a budget is spent; play again to go on.
+    """
+    people = _people(config, models or {}, embedder, human)
+    journal = Journal(folder / JOURNAL if folder is not None else None)
+    first = config.names[: config.rules.villagers]
+    village = Village(config.rules, first, seed=config.seed)
+    stage = Stage(config, scenario(config.scenario), village, people, journal, on_answer)
+    mechanisms = mechanisms_of(config.mechanisms)
+    _start(stage)
+    utterances, limits = [], []
+    while True:
+        for newcomer in config.newcomers:
+            if newcomer.month == village.month:
+                _arrive(stage, newcomer.seat.model)
+        for mechanism in mechanisms:
+            await mechanism.before_harvest(stage)
+        harvest = await _harvest(stage, mechanisms)
+        on_month(harvest)
+        for mechanism in mechanisms:
+            await mechanism.after_harvest(stage, harvest)
+        said, limit = await _evening(stage, harvest, mechanisms)
+        utterances.append(said)
+        limits.append(np.nan if limit is None else float(limit))
+        await stage.each(lambda villager, ask, situation: villager.reflect(ask, situation))
+        if village.ended:
+            break
+        village.next_month()
+    game = village.game(utterances, limits)
+    reason = "collapse" if game.collapsed else "horizon"
+    stage.log("end", reason=reason, **{
+        form: asdict(measure(game, form)) for form in ("strict", "legacy")
+    })  # fmt: skip
+    return game
+
+
+def _start(stage: Stage) -> None:
+    seats = [
+        {"name": name, "model": villager.model, "scripted": villager.scripted}
+        for name, villager in stage.villagers.items()
+    ]
+    stage.journal.write(
+        "start", stretto=__version__, config=configs.dump(stage.config), seats=seats,
+        prompts=prompts.hashes(),
+    )  # fmt: skip
+
+
+def _arrive(stage: Stage, model: str) -> None:
+    """The next newcomer; the village is told."""
+    names = stage.config.names
+    name = names[len(stage.village.names)]
+    stage.village.arrive(name)
+    stage.log("arrival", agent=name, model=model)
+    stage.tell(stage.names, "arrival", f"{name} has come to live in the village.", always=True)
+
+
+async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
+    """Everybody decides at once; mechanisms may change a demand before it counts."""
+    village, words = stage.village, stage.scenario
+    stage.log("month", stock=village.stock, share=village.share)
+    stock = f"There are {village.stock} {words.units} at {words.place}."
+    stage.tell(stage.names, "stock", stock, always=True)
+    answers = await stage.ask({name: _harvest_question(stage) for name in stage.names})
+    demands: dict[str, int | None] = {}
+    for name, answer in answers.items():
+        demands[name] = answer.value["units"] if answer.outcome == "ok" else None
+        if demands[name] is None and stage.config.switches.parsing == "paper":
+            demands[name] = 0
+    for mechanism in mechanisms:
+        for name, wanted in demands.items():
+            if wanted is not None:
+                demands[name] = mechanism.demand(stage, name, wanted)
+    harvest = village.harvest(demands)
+    stage.log("harvest", **{k: v for k, v in asdict(harvest).items() if k != "month"})
+    for name, answer in answers.items():
+        stage.tell([name], "result", _result(stage, harvest, name))
+        if answer.outcome == "ok" and stage.config.profile == "lean":
+            _note(stage, name, answer.value)
+    return harvest
+
+
+def _harvest_question(stage: Stage) -> Question:
+    config, words, capacity = stage.config, stage.scenario, stage.village.rules.capacity
+    lean = config.profile == "lean"
+    text = prompts.render(
+        "harvest", month=stage.month, stock=stage.village.stock, units=words.units,
+        place=words.place, act=words.act, capacity=capacity, told=config.told_threshold,
+        share=stage.told_share, lean=lean and config.talk != "none",
+    )  # fmt: skip
+    properties: dict[str, Any] = {
+        "reasoning": {"type": "string"}, "units": {"type": "integer", "minimum": 0},
+    }  # fmt: skip
+    default: dict[str, Any] = {"reasoning": ""}
+    if lean and config.talk != "none":
+        properties |= {"message": {"type": "string"}, "note": {"type": "string"}}
+        default |= {"message": "", "note": ""}
+    if config.switches.parsing == "corrected":
+        properties["units"]["maximum"] = capacity
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return Question(
+        "harvest", text, schema, default=default, focus=(words.place,), memories=words.memories
+    )
+
+
+def _result(stage: Stage, harvest: Harvest, name: str) -> str:
+    words, got = stage.scenario, harvest.received[name]
+    wanted = harvest.demands[name]
+    tried = f" of {wanted} that you wanted" if words.tells_demand and wanted is not None else ""
+    return f"You got {got} {words.unit if got == 1 else words.units}{tried}."
+
+
+def _note(stage: Stage, name: str, value: Mapping[str, Any]) -> None:
+    villager = stage.villagers[name]
+    if isinstance(villager, ChatVillager):
+        villager.note(str(value.get("note", "")), stage.month)
+
+
+async def _evening(
+    stage: Stage, harvest: Harvest, mechanisms: Sequence[Mechanism]
+) -> tuple[int, int | None]:
+    """Report and talk; how many spoke, and the limit they agreed on."""
+    config = stage.config
+    if config.talk == "none":
+        if config.sees_catches:
+            report = reported(stage, harvest)
+            stage.log("report", text=report)
+            stage.tell(stage.names, "report", report, always=True)
+        return 0, None
+    for mechanism in mechanisms:
+        await mechanism.before_talk(stage, harvest)
+    if config.profile == "lean":
+        told = _messages(stage, harvest)
+        return told, None
+    talk = await meet(stage, harvest)
+    return talk.utterances, talk.limit
+
+
+def _messages(stage: Stage, harvest: Harvest) -> int:
+    """Lean villagers wrote what they want to say with the harvest: it is heard now."""
+    if stage.config.sees_catches:
+        report = reported(stage, harvest)
+        stage.log("report", text=report)
+        stage.tell(stage.names, "report", report, always=True)
+    count = 0
+    for event in list(stage.journal.events):
+        if event["type"] != "answer" or event["purpose"] != "harvest":
+            continue
+        if event["id"].split("/")[0] != str(stage.month) or not event["value"]:
+            continue
+        if text := str(event["value"].get("message", "")).strip():
+            count += 1
+            stage.log("utterance", agent=event["agent"], text=text)
+            stage.tell(stage.names, "said", text, event["agent"])
+    return count
+
+
+def _people(
+    config: RunConfig,
+    models: Mapping[str, ChatModel],
+    embedder: Embedder | None,
+    human: Callable[[str], Villager] | None,
+) -> list[Villager]:
+    """Everybody, newcomers too, and whoever keeps the record."""
+    words, twists = scenario(config.scenario), adversaries_of(config.adversaries)
+    people: list[Villager] = []
+
+    def chat(name: str, model: str) -> ChatVillager:
+        if model not in models:
+            known = ", ".join(models) or "none"
+            raise ConfigError(f"seat {name}: there is no model {model!r}; there are: {known}")
+        return ChatVillager(
+            name, models[model], embedder=embedder or WordLlamaEmbedder(), profile=config.profile,
+            switches=config.switches, act=words.act, attempts=config.attempts,
+            timeout=config.timeout, temperature=config.temperature, has_memory=config.memory,
+            seed=config.seed,
+        )  # fmt: skip
+
+    for seat in config.everybody:
+        if seat.model.startswith("script:"):
+            wanted = seat.model.removeprefix("script:")
+            villager: Villager = ScriptedVillager(seat.name, policy(wanted), wanted)
+        elif seat.model == "human":
+            if human is None:
+                raise ConfigError(f"seat {seat.name}: nobody is there to play; use commons play")
+            villager = human(seat.name)
+        else:
+            villager = chat(seat.name, seat.model)
+        for twist in twists:
+            villager = twist(villager)
+        people.append(villager)
+    first_model = next((s.model for s in config.everybody if s.model in models), "")
+    keeper = config.framework or first_model
+    people.append(chat(FRAMEWORK, keeper) if keeper else
+                  ScriptedVillager(FRAMEWORK, policy("threshold"), "none"))  # fmt: skip
+    return people

@@ -1,0 +1,120 @@
+"""One run, as a config file says it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stretto.commons.resource import Rules
+from stretto.commons.switches import Switches
+from stretto.errors import ConfigError
+
+NAMES = ("Ana", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gita", "Hugo", "Ines", "Jon")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Who plays a villager.
+
+    Attributes:
+        model: name of a chat model (see the run's ``models``), or ``script:POLICY``, as in
+            ``script:threshold``, or ``human``, or ``code:NAME``: the model NAME writes a program
+            that decides, run in the sandbox.
+        name: empty: the next of the usual names.
+        goal: told to this villager only.
+    """
+
+    model: str
+    name: str = ""
+    goal: str = ""
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """Somebody who comes later.
+
+    Attributes:
+        month: before whose harvest.
+        seat: who.
+    """
+
+    month: int
+    seat: Seat
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides how a run goes, but for what models answer.
+
+    Attributes:
+        scenario: name, or a YAML file.
+        rules: numbers of the game.
+        seats: one a villager; a single one stands for all.
+        profile: of villagers that are models.
+        switches: the reference's defects.
+        talk: ``meeting``: one after the other, the speaker names the next, as in the paper;
+            ``round``: each once; ``none``.
+        utterances: most in a meeting, without the report.
+        sees_catches: everybody learns what each took.
+        memory: villagers remember earlier months.
+        told_threshold: ``number``: each month the sustainable share; ``words``: the universal
+            question without it; ``no``.
+        newcomers: who comes later.
+        mechanisms: institutions by name, each with its settings.
+        adversaries: seats' behaviours by name, each with its settings.
+        framework: model that runs the meeting's record; empty: the first villager's.
+        attempts: how often a model is asked for a usable answer.
+        timeout: seconds for each attempt.
+        temperature: of all models.
+        seed: of everything drawn.
+        log_prompts: keep every prompt in the record.
+    """
+
+    seats: tuple[Seat, ...]
+    scenario: str = "fishery"
+    rules: Rules = field(default_factory=Rules)
+    profile: Literal["paper", "lean"] = "lean"
+    switches: Switches = field(default_factory=Switches)
+    talk: Literal["meeting", "round", "none"] = "meeting"
+    utterances: int = 9
+    sees_catches: bool = True
+    memory: bool = True
+    told_threshold: Literal["no", "number", "words"] = "no"
+    newcomers: tuple[Newcomer, ...] = ()
+    mechanisms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    adversaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    framework: str = ""
+    attempts: int = 3
+    timeout: float = 120.0
+    temperature: float = 0.0
+    seed: int = 0
+    log_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.seats) not in (1, self.rules.villagers):
+            raise ConfigError(f"seats: {len(self.seats)} for {self.rules.villagers} villagers")
+        names = self.names
+        if len(set(names)) < len(names):
+            raise ConfigError(f"seats: names must differ: {', '.join(names)}")
+        if self.attempts < 1 or self.timeout <= 0 or self.utterances < 1:
+            raise ConfigError("attempts, timeout and utterances: must be positive")
+        for one in self.newcomers:
+            if not 2 <= one.month <= self.rules.months:
+                raise ConfigError(f"newcomers.month: must be 2 to {self.rules.months}")
+
+    @property
+    def everybody(self) -> tuple[Seat, ...]:
+        """All seats with their names, newcomers last."""
+        first = self.seats * self.rules.villagers if len(self.seats) == 1 else self.seats
+        seats = [*first, *(one.seat for one in self.newcomers)]
+        taken = {seat.name for seat in seats if seat.name}
+        more = len(seats) + len(taken)
+        free = iter(
+            name
+            for name in (*NAMES, *(f"Villager {i}" for i in range(1, more)))
+            if name not in taken
+        )
+        return tuple(Seat(s.model, s.name or next(free), s.goal) for s in seats)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of everybody, newcomers last."""
+        return tuple(seat.name for seat in self.everybody)

@@ -1,0 +1,168 @@
+"""What happens in a village goes through here: questions, news, the record.
+
+Mechanisms, the meeting and the months all use a :class:`Stage`; none of them knows how a villager
+thinks or where a record is kept.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from stretto.commons import prompts
+from stretto.commons.calendar import first_day
+from stretto.commons.fleet import View
+from stretto.commons.journal import Journal
+from stretto.commons.run_config import RunConfig
+from stretto.commons.scenario import Scenario
+from stretto.commons.seeds import generator
+from stretto.commons.village import Village
+from stretto.commons.villager import Answer, Ask, News, Question, Situation, Villager
+
+FRAMEWORK = "framework"  # the name of whoever keeps the record
+
+
+class Stage:
+    """One run's village, its people and its record.
+
+    Attributes:
+        config: of the run.
+        scenario: its words.
+        village: its state.
+        villagers: by name, newcomers too.
+        journal: what happened.
+        on_answer: told of every new answer, as for costs; never of recorded ones.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        scenario: Scenario,
+        village: Village,
+        villagers: Sequence[Villager],
+        journal: Journal,
+        on_answer: Callable[[Answer], None] = lambda _: None,
+    ) -> None:
+        self.config, self.scenario, self.village = config, scenario, village
+        self.villagers = {villager.name: villager for villager in villagers}
+        self.journal, self.on_answer = journal, on_answer
+        self._goals = {seat.name: seat.goal for seat in config.everybody}
+        self._extra: list[str] = []
+
+    @property
+    def month(self) -> int:
+        """From 1."""
+        return self.village.month
+
+    @property
+    def names(self) -> list[str]:
+        """Of those who are there now."""
+        return list(self.village.names)
+
+    async def ask(self, questions: Mapping[str, Question]) -> dict[str, Answer]:
+        """Ask several villagers at once; the record has them in the village's order."""
+        names = list(questions)
+        answers = await asyncio.gather(*(self._ask(name, questions[name]) for name in names))
+        self.journal.flush()
+        return dict(zip(names, answers, strict=True))
+
+    async def each(self, act: Callable[[Villager, Ask, Situation], Any]) -> None:
+        """Let every villager do something of its own at once, such as reflect."""
+
+        def asking(name: str) -> Ask:
+            return lambda question: self._ask(name, question)
+
+        await asyncio.gather(
+            *(act(self.villagers[name], asking(name), self.situation(name)) for name in self.names)
+        )
+        self.journal.flush()
+
+    def tell(self, names: Iterable[str], kind: str, text: str, who: str = "", **how: Any) -> None:
+        """Let villagers perceive something."""
+        for name in names:
+            self.villagers[name].see(News(kind, text, self.month, who, **how))
+
+    def announce(self, text: str) -> None:
+        """A rule that all know from now on: stands in the rules that they are told."""
+        if text not in self._extra:
+            self._extra.append(text)
+
+    def log(self, type: str, **data: Any) -> None:  # noqa: A002 - the name it has in the file
+        """Record something of this month."""
+        self.journal.write(type, month=self.month, **data)
+
+    def rng(self, *path: str | int) -> np.random.Generator:
+        """Random numbers of their own for a mechanism, in this month."""
+        return generator(self.config.seed, self.month, *path)
+
+    def situation(self, name: str) -> Situation:
+        """What a villager knows of the game."""
+        return Situation(
+            self._rules(name), self.month, first_day(self.month).isoformat(),
+            self._view(), self._place(name),
+        )  # fmt: skip
+
+    @property
+    def told_share(self) -> int:
+        """phi(t), as villagers are told it."""
+        village = self.village
+        if self.config.switches.newcomer == "paper":
+            if self.month == 1:
+                return 10  # the reference writes the first month's down as a literal
+            return village.share * len(village.names) // village.rules.villagers
+        return village.share
+
+    async def framework(self, questions: Sequence[Question]) -> list[Answer]:
+        """Ask whoever keeps the record of the meeting, all at once."""
+        answers = await asyncio.gather(*(self._ask(FRAMEWORK, one) for one in questions))
+        self.journal.flush()
+        return list(answers)
+
+    async def _ask(self, name: str, question: Question) -> Answer:
+        key = f"{self.month}/{question.purpose}/{name}"
+        answer = self.journal.recorded(key)
+        if answer is None:
+            answer = await self.villagers[name].answer(question, self.situation(name))
+            self.on_answer(answer)
+        self.journal.answer(key, self._place(name), name, question.purpose, answer)
+        return answer
+
+    def _place(self, name: str) -> int:
+        return self.names.index(name) if name in self.names else len(self.names)
+
+    def _rules(self, name: str) -> str:
+        config, scenario, village = self.config, self.scenario, self.village
+        others = [other for other in village.names if other != name]
+        rules = config.rules
+        words = {"names": _listed(others), "capacity": rules.capacity}
+        own_cap = rules.caps[config.names.index(name)] if rules.caps and name in config.names else 0
+        return prompts.render(
+            "rules", name=name, rules=scenario.rules.format(**words),
+            growth=scenario.told_growth(rules), collapse_below=rules.collapse_below,
+            units=scenario.units, caps=own_cap, talks=config.talk != "none",
+            sees_catches=config.sees_catches, meeting=scenario.meeting,
+            goal=self._goals.get(name, ""), extra="\n\n".join(self._extra),
+        )  # fmt: skip
+
+    def _view(self) -> View:
+        village = self.village
+        last = village.harvests[-1] if village.harvests else None
+        if village.harvested and len(village.harvests) > 1:
+            last = village.harvests[-2]
+        demands = [(last.demands.get(n) or 0) if last else 0 for n in village.names]
+        received = [last.received.get(n, 0) if last else 0 for n in village.names]
+        rules = village.rules
+        if len(village.names) != rules.villagers:
+            rules = replace(rules, villagers=len(village.names), caps=(), endowments=())
+        return View(
+            rules, village.month, np.array([village.stock]), np.array([village.share]),
+            np.array([demands]), np.array([received]),
+        )  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return "".join(names) or "nobody else"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
