@@ -310,3 +310,28 @@ def test_files(tmp_path) -> None:
         load_data(tmp_path)
     (tmp_path / "m3_web_pages.jsonl").write_text('{"name": "/", "content": "x"}\n')
     assert load_data(tmp_path)["pages"] == {"/": "x"}
+
+
+def test_over_an_endpoint(tmp_path) -> None:
+    """The whole way: HTTP, a tool in the sandbox, an answer; and a prompt that is too long."""
+    pytest.importorskip("benchmarks.endpoint")  # not in an installed package
+    from benchmarks.endpoint import Endpoint
+    from stretto.agents.chat import EndpointChat
+
+    def answer(body) -> str:
+        said = body["messages"][-1]["content"]
+        return f"Answer: {said}" if said == "14" else "Action: calculator, 2 + (3 * 4) End Action"
+
+    tasks = [Task("t/1", "Work it out.", 14, task(tools=("calculator",)).tools)]
+
+    async def go(endpoint, folder):
+        async with EndpointChat("mock", base_url=endpoint.url, api_key="k", retries=0) as model:
+            return await run_all(model, tasks, "text", DATA, folder)
+
+    with Endpoint(answer=answer) as endpoint:
+        (record,) = asyncio.run(go(endpoint, tmp_path / "a"))
+    assert (record["is_correct"], record["n_turns"], record["scripted"]) == (True, 2, False)
+    assert [m["role"] for m in record["messages"]] == ["user", "assistant", "user", "assistant"]
+    with Endpoint(answer=answer, fails=["", "context"]) as endpoint:
+        (record,) = asyncio.run(go(endpoint, tmp_path / "b"))
+    assert (record["end_reason"], record["n_turns"]) == ("context_limit", 1)
