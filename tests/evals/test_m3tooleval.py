@@ -283,6 +283,8 @@ def test_run_goes_on_where_it_stopped(tmp_path) -> None:
     model = Turns("Answer: 1", *["Answer: 9"] * 10)
     records = asyncio.run(run_all(model, tasks, "json", **go, resume=True))
     assert [r["is_correct"] for r in records] == [True, True, False]
+    lines = (folder / "outcomes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["task_name"] for line in lines] == ["t/0", "t/1", "t/2"]
     assert [score_record(r).turns for r in records] == [r["n_turns"] for r in records] == [1, 1, 10]
     told = summary(records)
     assert (told["tasks"], told["turns"], told["scripted"]) == (3, 4, True)
