@@ -28,7 +28,8 @@ TASKS = FOLDER / "m3tooleval_even41.jsonl"
 
 def m3tooleval() -> Iterator[Goal]:
     """M3ToolEval, scored as its authors do."""
-    dialect = next((each for each in DIALECTS if sys.argv[1:].count(each)), DIALECTS[0])
+    named: list[Dialect] = [each for each in DIALECTS if each in set(sys.argv[1:])]
+    dialect = named[0] if named else "code"
     try:
         tasks, data = load_tasks(TASKS), load_data(FOLDER)
     except InputError as error:
