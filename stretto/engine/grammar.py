@@ -19,8 +19,9 @@ from stretto.streams import StreamCodec
 KINDS = ("json", "regex", "lark")
 KEPT = 64
 """Compiled grammars that an engine keeps, in case they are asked for again."""
-# By default JSON may hold any amount of white space, and a model in doubt writes nothing else.
-_WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""llguidance's settings for JSON. By default it may hold any amount of white space, and a model in
+doubt writes nothing else. Lark grammars name them at each schema, under ``x-guidance``."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class GrammarCompiler:
             "lark": library.LLMatcher.grammar_from_lark,
         }[grammar.kind]
         try:
-            options = {"defaults": _WHITE_SPACE} if grammar.kind == "json" else {}
+            options = {"defaults": WHITE_SPACE} if grammar.kind == "json" else {}
             source = make(grammar.source, **options)
             matcher = library.LLMatcher(self._tokenizer, source, log_level=0)
         except ValueError as error:
