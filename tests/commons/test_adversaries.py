@@ -103,12 +103,11 @@ def test_partners_grab_in_turns_and_praise_each_other(tmp_path: Path) -> None:
     )  # fmt: skip
     assert game.demands[0].tolist() == [10, 20, 10, 10, 10]
     assert game.demands[1, 2] == 2 * (game.stock[1] // 2 // 5)
-    answers = {(e["month"] if "month" in e else 0, e["agent"], e["purpose"]): e["value"]
-               for e in of(events, "answer")}  # fmt: skip
-    assert answers[0, "Ben", "rate"]["ratings"][-1] == {"who": "Cleo", "rating": 5, "why": ""}
-    assert answers[0, "Cleo", "vote.leader"]["choice"] == "Ben"
+    answers = {(e["agent"], e["purpose"]): e["value"] for e in of(events, "answer")}
+    assert answers["Ben", "rate"]["ratings"][-1] == {"who": "Cleo", "rating": 5, "why": ""}
+    assert answers["Cleo", "vote.leader"]["choice"] == "Ben"
     for who, partner in (("Ben", "Cleo"), ("Cleo", "Ben")):
-        assert partner not in [move["who"] for move in answers[0, who, "sanction"]["moves"]]
+        assert partner not in [move["who"] for move in answers[who, "sanction"]["moves"]]
 
 
 def test_injected_text_is_data_and_who_obeys_is_counted(tmp_path: Path) -> None:

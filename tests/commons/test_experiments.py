@@ -92,7 +92,7 @@ def test_seats_are_given_to_models_by_name() -> None:
     real = ModelConfig("gpt")
     sweep = experiment("multi_model", models={"model_a": real, "model_b": "script:greedy"})
     assert sweep.models == {"model_a": real}
-    mixed = [one.config for one in plan(sweep) if one.condition["condition"] == "mixed"][0]
+    mixed = next(one.config for one in plan(sweep) if one.condition["condition"] == "mixed")
     assert [seat.model for seat in mixed.everybody] == [
         "model_a", "script:greedy", "model_a", "script:greedy", "model_a",
     ]  # fmt: skip

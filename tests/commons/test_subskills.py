@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stretto.commons.subskills import COUNT, TESTS, instances, key, question, take
 from stretto.commons.resource import Rules
-from stretto.commons.scenario import scenario
 from stretto.commons.scenario import names as scenarios
+from stretto.commons.scenario import scenario
+from stretto.commons.subskills import COUNT, TESTS, instances, key, question, take
 from stretto.errors import InputError
 from stretto.protocols import Completion, Usage
 
