@@ -149,6 +149,13 @@ class Stage:
         )  # fmt: skip
 
     @property
+    def rules_for_all(self) -> str:
+        """The game as it is told when all are spoken to, with what institutions announced."""
+        words, rules = self.scenario, self.village.rules
+        told = words.rules.format(names="the others", capacity=rules.capacity)
+        return "\n\n".join([told, words.told_growth(rules), *self._extra, *self._today])
+
+    @property
     def told_share(self) -> int:
         """phi(t), as villagers are told it."""
         village = self.village
