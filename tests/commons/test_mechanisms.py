@@ -281,6 +281,8 @@ def test_rules_of_a_month_are_gone_in_the_next(tmp_path: Path) -> None:
     asyncio.run(play(config, {"m": model}, tmp_path, embedder=Letters()))
     assert all(prompt.count("nobody may take more than 9 tons") <= 1 for prompt in model.prompts)
     assert "nobody may take more than 9 tons" in model.prompts[-1]
+    # What somebody wanted is what they said, not what was cut.
+    assert "You got 9 tons of 10 that you wanted." in model.prompts[-1]
 
 
 @pytest.mark.parametrize("name", names("mechanisms"))
