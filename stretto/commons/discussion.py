@@ -1,8 +1,9 @@
 """The meeting at the end of a month: a report, talk, and what is made of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stretto.commons import prompts
+from stretto.commons import prompts, townhall
 from stretto.commons.stage import Stage
 from stretto.commons.village import Harvest
 from stretto.commons.villager import Question
@@ -26,12 +27,10 @@ class Talk:
 async def meet(stage: Stage, harvest: Harvest) -> Talk:
     """Report, talk, extract the agreed limit, let all think about it."""
     lines = []
-    if stage.config.sees_catches:
-        report = reported(stage, harvest)
-        lines.append({"who": MODERATOR, "text": report})
-        stage.log("report", text=report)
-        stage.tell(stage.names, "report", report, always=True)
-    said = await (_in_turns if stage.config.talk == "meeting" else _round)(stage, lines)
+    if told := await report(stage, harvest):
+        lines.append({"who": MODERATOR, "text": told})
+    ways = {"meeting": _in_turns, "round": _round, "townhall": _at_once}
+    said = await ways[stage.config.talk](stage, lines)
     limit = await _record(stage, lines) if said else None
     if limit is not None:
         text = f"The village agreed that nobody takes more than {limit} {stage.scenario.units}."
@@ -40,12 +39,24 @@ async def meet(stage: Stage, harvest: Harvest) -> Talk:
     return Talk(said, limit)
 
 
-def reported(stage: Stage, harvest: Harvest) -> str:
-    """Everybody's catch, in words."""
+async def report(stage: Stage, harvest: Harvest) -> str:
+    """Tell everybody what each took, as far as it is told; mechanisms may change what is."""
+    if not stage.config.sees_catches:
+        return ""
+    told: dict[str, int] = dict(harvest.received)
+    for mechanism in stage.mechanisms:
+        told = await mechanism.report(stage, harvest, told)
+    text = in_words(stage, told)
+    stage.log("report", text=text)
+    stage.tell(stage.names, "report", text, always=True)
+    return text
+
+
+def in_words(stage: Stage, catches: Mapping[str, int]) -> str:
+    """Everybody's catch; nothing is said of those who are not there."""
     unit, units = stage.scenario.unit, stage.scenario.units
     return " ".join(
-        f"{name} took {got} {unit if got == 1 else units}."
-        for name, got in harvest.received.items()
+        f"{name} took {got} {unit if got == 1 else units}." for name, got in catches.items()
     )
 
 
@@ -69,6 +80,29 @@ async def _round(stage: Stage, lines: list[dict[str, str]]) -> int:
     for count, name in enumerate(names, 1):
         await _speak(stage, name, count, lines, stage.names)
     return len(names)
+
+
+async def _at_once(stage: Stage, lines: list[dict[str, str]]) -> int:
+    """All together, one row a token of each."""
+    told = lines[0]["text"] if lines else ""
+    text = prompts.render(
+        "townhall", rules=stage.rules_for_all, names=", ".join(stage.names), report=told,
+        meeting=stage.scenario.meeting, units=stage.scenario.units,
+    )  # fmt: skip
+    answer = (await stage.ask({townhall.NAME: Question("townhall", text, {})}))[townhall.NAME]
+    if answer.outcome != "ok":
+        return 0
+    tokens = dict(zip(stage.names, answer.value["tokens"].values(), strict=True))
+    # One after the other would have taken a row for each token of each.
+    stage.log("townhall", rows=answer.value["rows"], in_turns=sum(tokens.values()), tokens=tokens)
+    count = 0
+    for name, said in zip(stage.names, answer.value["said"].values(), strict=True):
+        if said:
+            count += 1
+            lines.append({"who": name, "text": said})
+            stage.log("utterance", agent=name, text=said)
+            stage.tell(stage.names, "said", said, name)
+    return count
 
 
 async def _speak(

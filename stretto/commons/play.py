@@ -16,7 +16,8 @@ from stretto import config as configs
 from stretto.commons import prompts
 from stretto.commons.adversaries import adversaries_of
 from stretto.commons.chat_villager import ChatVillager
-from stretto.commons.discussion import meet, reported
+from stretto.commons.code_villager import CodeVillager
+from stretto.commons.discussion import meet, report
 from stretto.commons.game import Game
 from stretto.commons.journal import Journal
 from stretto.commons.mechanisms import Mechanism, mechanisms_of
@@ -25,7 +26,9 @@ from stretto.commons.metrics import measure
 from stretto.commons.policies import policy
 from stretto.commons.run_config import RunConfig
 from stretto.commons.scenario import scenario
+from stretto.commons.seeds import seed_of
 from stretto.commons.stage import FRAMEWORK, Stage
+from stretto.commons.townhall import Hall, TownHall
 from stretto.commons.village import Harvest, Village
 from stretto.commons.villager import Answer, Question, ScriptedVillager, Villager
 from stretto.errors import ConfigError
@@ -41,6 +44,7 @@ async def play(
     *,
     embedder: Embedder | None = None,
     human: Callable[[str], Villager] | None = None,
+    hall: Hall | None = None,
     on_answer: Callable[[Answer], None] = lambda _: None,
     on_month: Callable[[Harvest], None] = lambda _: None,
 ) -> Game:
@@ -52,6 +56,7 @@ async def play(
         folder: keeps ``game.jsonl``; None: nothing is kept.
         embedder: of memories; by default wordllama, loaded when first needed.
         human: name -> a person's seat.
+        hall: multi-stream model by which all speak at once, for ``talk: townhall``.
         on_answer: told of every new answer.
         on_month: told of every harvest, as it comes.
 
@@ -61,17 +66,26 @@ async def play(
         LimitError: a budget is spent; play again to go on.
     """
     people = _people(config, models or {}, embedder, human)
+    if config.talk == "townhall":
+        if hall is None:
+            raise ConfigError("talk: townhall: needs a multi-stream model, and none is given here")
+        people.append(TownHall(hall, len(config.names), rows=config.rows, seed=config.seed))
     journal = Journal(folder / JOURNAL if folder is not None else None)
     first = config.names[: config.rules.villagers]
     village = Village(config.rules, first, seed=config.seed)
-    stage = Stage(config, scenario(config.scenario), village, people, journal, on_answer)
     mechanisms = mechanisms_of(config.mechanisms)
+    words = scenario(config.scenario)
+    stage = Stage(config, words, village, people, journal, on_answer, mechanisms)
     _start(stage)
+    for mechanism in mechanisms:
+        await mechanism.begin(stage)
     utterances, limits = [], []
     while True:
+        stage.new_month()
         for newcomer in config.newcomers:
             if newcomer.month == village.month:
                 _arrive(stage, newcomer.seat.model)
+        await stage.prepare()
         for mechanism in mechanisms:
             await mechanism.before_harvest(stage)
         harvest = await _harvest(stage, mechanisms)
@@ -79,13 +93,15 @@ async def play(
         for mechanism in mechanisms:
             await mechanism.after_harvest(stage, harvest)
         said, limit = await _evening(stage, harvest, mechanisms)
+        for mechanism in mechanisms:
+            await mechanism.after_talk(stage, harvest)
         utterances.append(said)
         limits.append(np.nan if limit is None else float(limit))
         await stage.each(lambda villager, ask, situation: villager.reflect(ask, situation))
         if village.ended:
             break
         village.next_month()
-    game = village.game(utterances, limits)
+    game = village.game(utterances, limits, stage.transfers)
     reason = "collapse" if game.collapsed else "horizon"
     stage.log("end", reason=reason, **{
         form: asdict(measure(game, form)) for form in ("strict", "legacy")
@@ -125,14 +141,18 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
         demands[name] = answer.value["units"] if answer.outcome == "ok" else None
         if demands[name] is None and stage.config.switches.parsing == "paper":
             demands[name] = 0
+    wanted = dict(demands)
     for mechanism in mechanisms:
-        for name, wanted in demands.items():
-            if wanted is not None:
-                demands[name] = mechanism.demand(stage, name, wanted)
+        for name, units in demands.items():
+            if units is not None:
+                demands[name] = mechanism.demand(stage, name, units)
     harvest = village.harvest(demands)
     stage.log("harvest", **{k: v for k, v in asdict(harvest).items() if k != "month"})
     for name, answer in answers.items():
-        stage.tell([name], "result", _result(stage, harvest, name))
+        heed = getattr(stage.villagers[name], "heed", None)
+        if heed is not None:
+            heed(answer)
+        stage.tell([name], "result", _result(stage, harvest, name, wanted[name]))
         if answer.outcome == "ok" and stage.config.profile == "lean":
             _note(stage, name, answer.value)
     return harvest
@@ -140,17 +160,17 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
 
 def _harvest_question(stage: Stage) -> Question:
     config, words, capacity = stage.config, stage.scenario, stage.village.rules.capacity
-    lean = config.profile == "lean"
+    writes = config.profile == "lean" and config.talk in ("meeting", "round")
     text = prompts.render(
         "harvest", month=stage.month, stock=stage.village.stock, units=words.units,
         place=words.place, act=words.act, capacity=capacity, told=config.told_threshold,
-        share=stage.told_share, lean=lean and config.talk != "none",
+        share=stage.told_share, lean=writes,
     )  # fmt: skip
     properties: dict[str, Any] = {
         "reasoning": {"type": "string"}, "units": {"type": "integer", "minimum": 0},
     }  # fmt: skip
     default: dict[str, Any] = {"reasoning": ""}
-    if lean and config.talk != "none":
+    if writes:
         properties |= {"message": {"type": "string"}, "note": {"type": "string"}}
         default |= {"message": "", "note": ""}
     if config.switches.parsing == "corrected":
@@ -161,17 +181,16 @@ def _harvest_question(stage: Stage) -> Question:
     )
 
 
-def _result(stage: Stage, harvest: Harvest, name: str) -> str:
+def _result(stage: Stage, harvest: Harvest, name: str, wanted: int | None) -> str:
     words, got = stage.scenario, harvest.received[name]
-    wanted = harvest.demands[name]
     tried = f" of {wanted} that you wanted" if words.tells_demand and wanted is not None else ""
     return f"You got {got} {words.unit if got == 1 else words.units}{tried}."
 
 
 def _note(stage: Stage, name: str, value: Mapping[str, Any]) -> None:
-    villager = stage.villagers[name]
-    if isinstance(villager, ChatVillager):
-        villager.note(str(value.get("note", "")), stage.month)
+    note = getattr(stage.villagers[name], "note", None)
+    if note is not None:
+        note(str(value.get("note", "")), stage.month)
 
 
 async def _evening(
@@ -180,26 +199,19 @@ async def _evening(
     """Report and talk; how many spoke, and the limit they agreed on."""
     config = stage.config
     if config.talk == "none":
-        if config.sees_catches:
-            report = reported(stage, harvest)
-            stage.log("report", text=report)
-            stage.tell(stage.names, "report", report, always=True)
+        await report(stage, harvest)
         return 0, None
     for mechanism in mechanisms:
         await mechanism.before_talk(stage, harvest)
-    if config.profile == "lean":
-        told = _messages(stage, harvest)
-        return told, None
+    if config.profile == "lean" and config.talk != "townhall":
+        await report(stage, harvest)
+        return _messages(stage), None
     talk = await meet(stage, harvest)
     return talk.utterances, talk.limit
 
 
-def _messages(stage: Stage, harvest: Harvest) -> int:
+def _messages(stage: Stage) -> int:
     """Lean villagers wrote what they want to say with the harvest: it is heard now."""
-    if stage.config.sees_catches:
-        report = reported(stage, harvest)
-        stage.log("report", text=report)
-        stage.tell(stage.names, "report", report, always=True)
     count = 0
     for event in list(stage.journal.events):
         if event["type"] != "answer" or event["purpose"] != "harvest":
@@ -220,7 +232,8 @@ def _people(
     human: Callable[[str], Villager] | None,
 ) -> list[Villager]:
     """Everybody, newcomers too, and whoever keeps the record."""
-    words, twists = scenario(config.scenario), adversaries_of(config.adversaries)
+    words = scenario(config.scenario)
+    twists = adversaries_of(config.adversaries, config.names)
     people: list[Villager] = []
 
     def chat(name: str, model: str) -> ChatVillager:
@@ -242,12 +255,20 @@ def _people(
             if human is None:
                 raise ConfigError(f"seat {seat.name}: nobody is there to play; use commons play")
             villager = human(seat.name)
+        elif seat.model.startswith("code:"):
+            villager = CodeVillager(
+                chat(seat.name, seat.model.removeprefix("code:")),
+                words,
+                sees_catches=config.sees_catches,
+                seed=seed_of(config.seed, "code", seat.name),
+            )
         else:
             villager = chat(seat.name, seat.model)
         for twist in twists:
             villager = twist(villager)
         people.append(villager)
-    first_model = next((s.model for s in config.everybody if s.model in models), "")
+    used = [seat.model.removeprefix("code:") for seat in config.everybody]
+    first_model = next((model for model in used if model in models), "")
     keeper = config.framework or first_model
     people.append(chat(FRAMEWORK, keeper) if keeper else
                   ScriptedVillager(FRAMEWORK, policy("threshold"), "none"))  # fmt: skip

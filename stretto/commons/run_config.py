@@ -51,8 +51,9 @@ class RunConfig:
         profile: of villagers that are models.
         switches: the reference's defects.
         talk: ``meeting``: one after the other, the speaker names the next, as in the paper;
-            ``round``: each once; ``none``.
+            ``round``: each once; ``townhall``: all at once, by one multi-stream model; ``none``.
         utterances: most in a meeting, without the report.
+        rows: most in a town hall.
         sees_catches: everybody learns what each took.
         memory: villagers remember earlier months.
         told_threshold: ``number``: each month the sustainable share; ``words``: the universal
@@ -73,8 +74,9 @@ class RunConfig:
     rules: Rules = field(default_factory=Rules)
     profile: Literal["paper", "lean"] = "lean"
     switches: Switches = field(default_factory=Switches)
-    talk: Literal["meeting", "round", "none"] = "meeting"
+    talk: Literal["meeting", "round", "townhall", "none"] = "meeting"
     utterances: int = 9
+    rows: int = 200
     sees_catches: bool = True
     memory: bool = True
     told_threshold: Literal["no", "number", "words"] = "no"
@@ -94,8 +96,8 @@ class RunConfig:
         names = self.names
         if len(set(names)) < len(names):
             raise ConfigError(f"seats: names must differ: {', '.join(names)}")
-        if self.attempts < 1 or self.timeout <= 0 or self.utterances < 1:
-            raise ConfigError("attempts, timeout and utterances: must be positive")
+        if min(self.attempts, self.timeout, self.utterances, self.rows) <= 0:
+            raise ConfigError("attempts, timeout, utterances and rows: must be positive")
         for one in self.newcomers:
             if not 2 <= one.month <= self.rules.months:
                 raise ConfigError(f"newcomers.month: must be 2 to {self.rules.months}")
