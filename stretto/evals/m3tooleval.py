@@ -188,7 +188,13 @@ class _World:
             return seen
         try:
             name, arguments = _PARSERS[self._dialect](action)
-        except Exception as error:  # the model is told
+        except (
+            SyntaxError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:  # the model is told
             return f"That is no action. {HOW[self._dialect]}Error: {error}"
         if name not in self._names:
             return f"There is no tool named {name}"
