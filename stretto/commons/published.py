@@ -213,7 +213,7 @@ def _remarks(rows: Sequence[Row], found: _Found) -> list[str]:
     for why, count in Counter(found.excluded.values()).items():
         names = [run for run, reason in found.excluded.items() if reason == why]
         shown = ", ".join(names[:12]) + (", ..." if count > 12 else "")
-        said.append(f"Left out, {count} runs: {why}: {shown}.")
+        said.append(f"Left out, {count} run{'s' * (count > 1)}: {why}: {shown}.")
     if found.empty:
         said.append(f"Left out, {len(found.empty)} records without any figure: "
                     f"{', '.join(found.empty)}.")  # fmt: skip
