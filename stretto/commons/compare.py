@@ -68,13 +68,12 @@ def groups(table: Table) -> list[Group]:
     found = []
     for name, rows in table.conditions.items():
         zeros = [row.zero_months for row in rows if row.zero_months is not None]
-        strict = {measure: average(rows, "strict", measure) for measure in MEASURES}
-        for form in FORMS:
-            means = {
-                measure: other if (other := average(rows, form, measure)) and strict[measure]
-                and other.runs == strict[measure].runs else None
-                for measure in MEASURES
-            }  # fmt: skip
+        both = {form: {m: average(rows, form, m) for m in MEASURES} for form in FORMS}
+        for form, means in both.items():
+            for measure, value in means.items():
+                strict = both["strict"][measure]
+                if value is not None and (strict is None or strict.runs != value.runs):
+                    means[measure] = None
             found.append(Group(
                 name, form, len(rows), len({row.seed for row in rows if row.seed is not None}),
                 means, float(np.mean([zero > 0 for zero in zeros])) if zeros else None,

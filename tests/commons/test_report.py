@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -263,3 +264,23 @@ def test_the_development_pack() -> None:
         "pollution",
     }
     assert all(row.legacy["over_usage"] is None for row in records.rows if not row.stock)
+
+
+def test_a_limit_counts_from_the_next_month() -> None:
+    from stretto.commons.report.pictures import _in_force
+
+    held = _in_force(np.array([np.nan, 10.0, np.nan, 8.0, 7.0]))
+    np.testing.assert_array_equal(held, [np.nan, np.nan, 10.0, 10.0, 8.0])
+
+
+def test_a_broken_off_stock_is_not_known_further_on_and_a_collapsed_one_is_nothing() -> None:
+    from stretto.commons.report.pictures import stock_pictures
+    from stretto.commons.table import MEASURES, Row
+
+    none = dict.fromkeys(MEASURES)
+    fell = Row("fell", {}, 0, none, none, 2, 4, True, (100, 40))
+    broke = Row("broke", {}, 1, none, none, 2, 4, False, (100, 60))
+    (picture,) = stock_pictures({"all": [fell, broke]})
+    one, other, mean = (line.get_ydata() for line in picture.figure.axes[0].get_lines())
+    assert (list(one), list(other)) == ([100, 40, 0], [100, 60])
+    assert list(mean) == [100, 50, 0, 0]

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,13 @@ def test_a_broken_off_run_is_not_ranked(tmp_path: Path) -> None:
     board = json.loads(leaderboard(tmp_path, out=tmp_path / "out")[0].read_text())
     assert board["entries"][0]["runs"] == 1
     assert "1 runs are not finished" in " ".join(board["remarks"])
+
+
+def test_legacy_is_not_of_other_runs_than_strict() -> None:
+    rows = [row({"a": 1}, 0, 2.0), row({"a": 1}, 1, 6.0)]
+    rows[1] = replace(rows[1], legacy={**rows[1].legacy, "gain": None})
+    strict, legacy = groups(Table("", tuple(rows)))
+    assert strict.values["gain"] is not None
+    assert strict.values["gain"].value == 4.0
+    assert legacy.values["gain"] is None
+    assert legacy.values["efficiency"] is not None

@@ -135,9 +135,10 @@ def catch_picture(game: Game) -> Picture:
                                color=RED, markersize=8, clip_on=False, zorder=5,
                                label="invalid answer")  # fmt: skip
         crosses.set_in_layout(False)  # nothing to lay out if there are none
-        axis.step(months, fair, where="mid", color="black", linestyle="--", linewidth=1,
-                  label="sustainable share")  # fmt: skip
-        axis.step(months, limits, where="mid", color=ORANGE, linewidth=1.5, label="agreed limit")
+        ends = months - 0.45, months + 0.45
+        axis.hlines(fair, *ends, color="black", linestyle="--", linewidth=1.2,
+                    label="sustainable share")  # fmt: skip
+        axis.hlines(limits, *ends, color=ORANGE, linewidth=1.8, label="agreed limit")
         axis.set_title(_short(name, 40), fontsize="medium")
         axis.set_xlim(0.4, game.rules.months + 0.6)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -164,7 +165,7 @@ def _stock(axis: Any, rows: Sequence[Row], horizon: int) -> None:
                   marker="." if len(rows) == 1 else None)  # fmt: skip
     if len(rows) > 1:
         means = [
-            stats.mean(column[~np.isnan(column)]) if (~np.isnan(column)).any() else None
+            stats.mean(column[~np.isnan(column)].tolist()) if (~np.isnan(column)).any() else None
             for column in grid.T
         ]
         middle, low, high = (

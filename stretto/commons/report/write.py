@@ -220,7 +220,9 @@ def _html(content: Content, pictures: Sequence[Any], made: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    text = (resources.files(__package__) / "page.html.jinja").read_text(encoding="utf-8")
+    text = (resources.files("stretto.commons.report") / "page.html.jinja").read_text(
+        encoding="utf-8"
+    )
     shown = [
         {"name": one.name, "title": one.title, "note": one.note,
          "source": f"data:image/svg+xml;base64,{base64.b64encode(svg(one.figure)).decode()}"}
