@@ -4,11 +4,15 @@ SOURCES := stretto tests tools hatch_build.py $(wildcard benchmarks)
 
 NATIVE := $(wildcard stretto/engine/backends/native/src/*)
 
-.PHONY: demo test lint bench bench-core bench-engine bench-layerskip bench-agents bench-cuda docs \
+.PHONY: demo demo-agent test lint bench bench-core bench-engine bench-layerskip bench-agents bench-cuda docs \
 	setup lock
 
 demo: setup
 	@$(BIN)/stretto demo
+
+# Needs no network once the models are in the cache.
+demo-agent: setup
+	@$(BIN)/stretto demo-agent
 
 # pytest comes last: its closing line is the result.
 test: setup lint

@@ -15,8 +15,8 @@ from functools import cache
 from typing import Any
 
 from benchmarks import growth, load
-from benchmarks.goal import Goal, missing, run, save
-from benchmarks.machine import facts, line, read_bandwidth, warn_if_busy
+from benchmarks.goal import Goal, bench, missing
+from benchmarks.machine import read_bandwidth
 from benchmarks.step import (
     BACKENDS,
     BASE,
@@ -40,7 +40,7 @@ MODEL = os.environ.get("BENCH_MODEL", "stretto-smollm2-135m")
 SEED = 0
 LLAMA = "llama.cpp q4_0"
 EXACT = ("transformers", "cpu:float32", "native:float32")
-_TABLES: dict[str, Any] = {}
+_TABLES: dict[str, Any] = {"full": FULL, "base": BASE, "model": MODEL}
 
 
 def step_cost() -> Iterator[Goal]:
@@ -286,17 +286,5 @@ MEASURES = {
 }
 
 
-def main(wanted: list[str]) -> int:
-    """Measure the wanted goals; 1 if one is missed."""
-    if unknown := [number for number in wanted if number not in MEASURES]:
-        sys.exit(f"no goal {unknown[0]!r}; choose from {', '.join(MEASURES)}")
-    warn_if_busy()
-    told = facts(SEED)  # before this bench is the load itself
-    code = run("engine", {number: MEASURES[number] for number in wanted or MEASURES})
-    print(line(told))
-    save("engine-tables", told | {"full": FULL, "base": BASE, "model": MODEL} | _TABLES)
-    return code
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(bench("engine", MEASURES, sys.argv[1:], SEED, _TABLES))

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import facts, line, warn_if_busy
 from stretto.errors import StrettoError
 from stretto.runs import atomic_write
 
@@ -59,6 +60,32 @@ def run(area: str, measures: dict[str, Measure]) -> int:
     _print(goals)
     print(f"wrote {path}", file=sys.stderr)
     return 0 if all(goal.met for goal in goals) else 1
+
+
+def bench(
+    area: str,
+    measures: dict[str, Measure],
+    wanted: list[str],
+    seed: int,
+    tables: dict[str, Any],
+) -> int:
+    """A bench's command: measure the wanted goals, all by default; 1 if one is missed.
+
+    Args:
+        area: of the files that are written.
+        measures: by goal.
+        wanted: goals that were asked for; an unknown one ends the process.
+        seed: is told.
+        tables: what lies behind the goals; measures add to it.
+    """
+    if unknown := [name for name in wanted if name not in measures]:
+        sys.exit(f"no goal {unknown[0]!r}; choose from {', '.join(measures)}")
+    warn_if_busy()
+    told = facts(seed)  # before this bench is the load itself
+    code = run(area, {name: measures[name] for name in wanted or measures})
+    print(line(told))
+    save(f"{area}-tables", told | tables)
+    return code
 
 
 def _print(goals: list[Goal]) -> None:

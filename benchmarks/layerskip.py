@@ -25,8 +25,7 @@ from benchmarks.drafts import (
     show,
     transformers_tokens_per_second,
 )
-from benchmarks.goal import OUTPUT, Goal, missing, run, save
-from benchmarks.machine import facts, line, warn_if_busy
+from benchmarks.goal import OUTPUT, Goal, bench, missing
 from stretto.engine import SamplingParams, Speculation
 from stretto.evals.drafting import TASKS, Shared, chat, generate, load_prompts, silent_pass
 from stretto.evals.items import find_source
@@ -45,7 +44,7 @@ WAYS = {
 FOUR = ("answer", "think", "say", "code")
 PAPER = OUTPUT / "layerskip-paper.json"
 """Figures of the paper's route: `{"what": ..., "cost": ..., "gain": ...}` a line, by training."""
-_TABLES: dict[str, Any] = {}
+_TABLES: dict[str, Any] = {"full": FULL, "tasks": TASKS}
 
 
 def lossless() -> Iterator[Goal]:
@@ -237,17 +236,5 @@ MEASURES = {
 }
 
 
-def main(wanted: list[str]) -> int:
-    """Measure the wanted goals; 1 if one is missed."""
-    if unknown := [name for name in wanted if name not in MEASURES]:
-        sys.exit(f"no goal {unknown[0]!r}; choose from {', '.join(MEASURES)}")
-    warn_if_busy()
-    told = facts(SEED)  # before this bench is the load itself
-    code = run("layerskip", {name: MEASURES[name] for name in wanted or MEASURES})
-    print(line(told))
-    save("layerskip-tables", told | {"full": FULL, "tasks": TASKS} | _TABLES)
-    return code
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(bench("layerskip", MEASURES, sys.argv[1:], SEED, _TABLES))

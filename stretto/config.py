@@ -9,10 +9,12 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import yaml
 
@@ -57,6 +59,45 @@ def load(
         raise ConfigError(f"{where}: {_one_line(error)}") from None
     except ConfigError as error:  # from a __post_init__
         raise ConfigError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Recipes(Generic[T]):
+    """YAML files of one kind that ship with stretto; users may give files of their own.
+
+    Attributes:
+        cls: a dataclass, which each file fills.
+        kind: as users call it: ``training``, ``data``.
+        folder: where they are, as package and path.
+    """
+
+    cls: type[T]
+    kind: str
+    folder: tuple[str, str]
+
+    def names(self) -> list[str]:
+        """Names of those that ship."""
+        return sorted(Path(entry.name).stem for entry in self._shipped().iterdir())
+
+    def load(self, name_or_path: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> T:
+        """One that ships by name, or a YAML file.
+
+        Raises:
+            ConfigError: there is none, or it has an unknown key or a bad value.
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            if name_or_path not in self.names():
+                raise ConfigError(
+                    f"no {self.kind} recipe {name_or_path!r}; choose from "
+                    f"{', '.join(self.names())}, or give a .yaml file"
+                )
+            path = Path(str(self._shipped() / f"{name_or_path}.yaml"))
+        return load(self.cls, path, overrides=overrides)
+
+    def _shipped(self) -> Traversable:
+        package, path = self.folder
+        return files(package) / path
 
 
 def dump(config: Any) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,9 @@ from pydantic import Field
 
 from stretto.config import dump, load
 from stretto.errors import ConfigError
+from stretto.streams import build
+from stretto.training import config as training
+from stretto.training import exit_config as exits
 
 
 @dataclass(frozen=True)
@@ -125,3 +129,22 @@ configs = st.builds(
 @given(configs)
 def test_dump_and_load_round_trip(config):
     assert load(Train, dump(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("load_one", "words"),
+    [
+        (build.load_recipe, "no data recipe 'nope'; choose from .*mixture"),
+        (training.load_recipe, "no training recipe 'nope'; choose from .*layerskip"),
+        (exits.load_exit_recipe, "no exit recipe 'nope'; choose from exits-"),
+    ],
+)
+def test_recipes_are_named_or_files(
+    load_one: Callable[[str], object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words + ".* or give a .yaml file"):
+        load_one("nope")
+    path = tmp_path / "own.yaml"
+    path.write_text("colour: red\n")
+    with pytest.raises(ConfigError, match=r"colour"):
+        load_one(str(path))

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from stretto.agents import trace
 from stretto.agents.refs import ObjectStore
 from stretto.agents.registry import Registry
 from stretto.agents.tool import Tool
@@ -193,6 +194,13 @@ class Broker:
 
     async def call(self, call: Call) -> CallRecord:
         """Run a call; whatever becomes of it is in the record, nothing is raised."""
+        with trace.tool(call.tool, call.arguments, call.key) as span:
+            record = await self._call(call)
+            result = record.value if record.ok else record.error
+            span.end(record.ok, result, record.kind, record.decision.verdict)
+        return record
+
+    async def _call(self, call: Call) -> CallRecord:
         try:
             tool = self.registry.get(call.tool)
         except InputError as error:
@@ -319,6 +327,11 @@ class Broker:
             async with asyncio.timeout(tool.timeout):
                 result = await tool.run(values | secrets)
             value = self.store.encode(result)
+        except asyncio.CancelledError:  # how far it came nobody knows, but it was called
+            seconds = time.perf_counter() - start
+            error = f"tool {tool.name}: was cancelled"
+            self._note(replace(record, error=error, kind="tool", seconds=seconds, cost=tool.cost))
+            raise
         except TimeoutError as reason:
             # The tool's own time-outs are its errors.
             is_ours = time.perf_counter() - start >= tool.timeout

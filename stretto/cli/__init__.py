@@ -17,12 +17,14 @@ app.help = "Language models that read, think, speak and act in parallel token st
 _COMMANDS = {
     "demo": ("demo:demo", "Play a real item: the model answers while it is still reading."),
     "chat": ("chat:chat", "Talk to the model; you are the user stream."),
+    "demo-agent": ("demo_agent:demo_agent", "Watch requests become real calls of tools."),
     "models": ("models:app", "Pull, list and show models."),
     "data": ("data:app", "Build stream tables from data sets, and look at them."),
     "train": ("train:train", "Train a multi-stream model from a recipe."),
     "exits": ("exits:app", "Train exit heads: drafts of what a model will say."),
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
     "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
+    "agent": ("agent:app", "Give a model a task and tools; its actions are code."),
     "sandbox": ("sandbox:app", "Run Python code confined."),
     "skills": ("skills:app", "Keep functions that agents wrote, tested before they are taken."),
     "doctor": ("sandbox:doctor", "Test what the sandboxes hold on this machine."),
@@ -32,6 +34,7 @@ for _name, (_target, _help) in _COMMANDS.items():
     app.command(f"stretto.cli.{_target}", name=_name, help=_help)
 
 _EXTRAS = {
+    "openai": "agents",
     "torch": "torch",
     "transformers": "torch",
     "gguf": "torch",
@@ -42,6 +45,13 @@ _EXTRAS = {
     "reasoning_gym": "train",
     "matplotlib": "evals",
     "scipy": "evals",
+    "bs4": "agents",
+    "mcp": "agents",
+    "gymnasium": "commons",
+    "jsonschema": "commons",
+    "pettingzoo": "commons",
+    "polars": "commons",
+    "wordllama": "commons",
 }
 
 

@@ -48,7 +48,7 @@ def chat(
         save: file to which the conversation is added as a table, a line of JSON.
         backend: what computes: auto, transformers, native (also native:int8), cpu (also
             cpu:int8), prepacked, llamacpp (also llamacpp:q8_0) or cuda.
-        speculate: draft rows and check several in one pass: sooner the same.
+        speculate: draft rows and check several in one pass: faster, the same words.
     """
     prompts = _check(streams, system, temperature, seed, save)
     perform(

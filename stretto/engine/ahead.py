@@ -29,7 +29,7 @@ class DraftedRow:
     tick: Tick
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AheadTick(Tick):
     """A tick and what may follow it, in the order the cache wants: silence of all rows last.
 
@@ -38,8 +38,8 @@ class AheadTick(Tick):
         drafted: the rows behind it, none empty.
     """
 
-    first: Tick = None  # type: ignore[assignment]
-    drafted: tuple[DraftedRow, ...] = ()
+    first: Tick
+    drafted: tuple[DraftedRow, ...]
 
     @property
     def ticks(self) -> list[Tick]:

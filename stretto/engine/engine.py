@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from stretto.engine.admission import Memory, Queue, default_bytes
 from stretto.engine.backends import Backend, check_name, open_backend
 from stretto.engine.clock import Clock, WallClock
+from stretto.engine.exits import exit_shares
 from stretto.engine.live import LiveLoop
 from stretto.engine.params import Limits, SamplingParams
 from stretto.engine.passes import Passes
@@ -16,7 +17,7 @@ from stretto.engine.sampling import Sampler
 from stretto.engine.scheduler import Scheduler
 from stretto.engine.session import Session
 from stretto.engine.setup import Checker
-from stretto.engine.speculation import Speculation, Speculator, exit_shares
+from stretto.engine.speculation import Speculation, Speculator
 from stretto.engine.stats import Stats
 from stretto.engine.tick import Tick
 from stretto.engine.writer import Row
@@ -140,7 +141,7 @@ class Engine:
         stops = () if is_checkpoint(name_or_path) else _eos_ids(lm)
         codec = load_codec(name_or_path)
         if options.get("speculation") is not None or options.get("exit_layer") is not None:
-            options["exits"] = _load_exits(lm, str(name_or_path), exits)
+            options["exits"] = _load_exits(lm, exits)
         return cls(lm, codec, backend=backend, stop_ids=stops, **options)
 
     @property
@@ -358,9 +359,9 @@ def _eos_ids(lm: MultiStreamLM) -> tuple[int, ...]:
     return tuple(ids) if isinstance(ids, list | tuple) else () if ids is None else (int(ids),)
 
 
-def _load_exits(lm: MultiStreamLM, name: str, exits: str | Path | None) -> "Exits | None":
-    from stretto.models.exits import Exits, shipped_exits
+def _load_exits(lm: MultiStreamLM, exits: str | Path | None) -> "Exits | None":
+    from stretto.models.exits import Exits
 
     if exits == "auto":
-        return shipped_exits(lm, name)
+        return lm.exits
     return None if exits is None else Exits.load(exits, lm)

@@ -19,8 +19,9 @@ from stretto.streams import StreamCodec
 KINDS = ("json", "regex", "lark")
 KEPT = 64
 """Compiled grammars that an engine keeps, in case they are asked for again."""
-# By default JSON may hold any amount of white space, and a model in doubt writes nothing else.
-_WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""llguidance's settings for JSON. By default it may hold any amount of white space, and a model in
+doubt writes nothing else. Lark grammars name them at each schema, under ``x-guidance``."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class Grammar:
         source: the schema as JSON text, the expression or the grammar.
         pauses: whether silence may be said within a message; before its first token it always may,
             as far as the sampling parameters allow silence at all.
+        once: only the first message is to be one of these; those behind it stay empty.
     """
 
     kind: str
     source: str
     pauses: bool = True
+    once: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -45,19 +48,21 @@ class Grammar:
             raise ConfigError(f"grammar source is {self.source!r}; give text")
 
     @classmethod
-    def json(cls, schema: Mapping[str, Any] | bool, *, pauses: bool = True) -> Self:
+    def json(
+        cls, schema: Mapping[str, Any] | bool, *, pauses: bool = True, once: bool = False
+    ) -> Self:
         """A value that a JSON schema accepts; at most single spaces between its parts."""
-        return cls("json", json.dumps(schema), pauses)
+        return cls("json", json.dumps(schema), pauses, once)
 
     @classmethod
-    def regex(cls, expression: str, *, pauses: bool = True) -> Self:
+    def regex(cls, expression: str, *, pauses: bool = True, once: bool = False) -> Self:
         """A text that the whole expression matches (syntax of Rust's ``regex``)."""
-        return cls("regex", expression, pauses)
+        return cls("regex", expression, pauses, once)
 
     @classmethod
-    def lark(cls, grammar: str, *, pauses: bool = True) -> Self:
+    def lark(cls, grammar: str, *, pauses: bool = True, once: bool = False) -> Self:
         """A text that the rule ``start`` of a Lark grammar derives."""
-        return cls("lark", grammar, pauses)
+        return cls("lark", grammar, pauses, once)
 
     @classmethod
     def tools(cls, tools: Sequence[Mapping[str, Any]], *, pauses: bool = True) -> Self:
@@ -116,8 +121,9 @@ class GrammarCompiler:
             self._made.pop(next(iter(self._made)), None)
         special = self._codec.special
         shape = _Shape(
-            self._codec.num_tokens, special.silence, special.end, list(stop_ids), grammar.pauses
-        )
+            self._codec.num_tokens, special.silence, special.end, list(stop_ids),
+            grammar.pauses, grammar.once,
+        )  # fmt: skip
         return MessageMatcher(made.deep_copy(), shape)
 
     @cached_property
@@ -138,7 +144,7 @@ class GrammarCompiler:
             "lark": library.LLMatcher.grammar_from_lark,
         }[grammar.kind]
         try:
-            options = {"defaults": _WHITE_SPACE} if grammar.kind == "json" else {}
+            options = {"defaults": WHITE_SPACE} if grammar.kind == "json" else {}
             source = make(grammar.source, **options)
             matcher = library.LLMatcher(self._tokenizer, source, log_level=0)
         except ValueError as error:
@@ -169,6 +175,7 @@ class _Shape:
     end: int
     stop_ids: list[int]
     pauses: bool
+    once: bool
 
 
 class MessageMatcher:
@@ -181,13 +188,14 @@ class MessageMatcher:
 
     def __init__(self, matcher: Any, shape: _Shape) -> None:
         self._matcher, self._shape = matcher, shape
-        self._has_begun = False
+        self._has_begun = self._is_done = False
         self._mask: npt.NDArray[np.bool_] | None = None
 
     def copy(self) -> "MessageMatcher":
         """The same state, that goes its own way: for a snapshot of its session."""
         other = MessageMatcher(self._matcher.deep_copy(), self._shape)
         other._has_begun, other._mask = self._has_begun, self._mask
+        other._is_done = self._is_done
         return other
 
     def advance(self, token: int) -> None:
@@ -200,7 +208,7 @@ class MessageMatcher:
         self._mask = None
         if token == self._shape.end:
             self._matcher.reset()
-            self._has_begun = False
+            self._has_begun, self._is_done = False, self._shape.once
         else:
             self._matcher.consume_token(token)
             self._has_begun = True
@@ -218,6 +226,9 @@ class MessageMatcher:
     def _next(self) -> npt.NDArray[np.bool_]:
         shape = self._shape
         mask = np.zeros(shape.end + 1, bool)
+        if self._is_done:
+            mask[[*shape.stop_ids, shape.end, shape.silence]] = True
+            return mask
         is_over = self._matcher.is_error() or self._matcher.is_accepting()
         if not self._matcher.is_error():
             packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)

@@ -10,6 +10,7 @@ import numpy as np
 
 from stretto.engine.session import Session
 from stretto.engine.tick import Ints, Tick
+from stretto.engine.writer import Row
 
 _QUIET = 2
 """Silences in a row after which a stream is thought to stay silent: the first one is given."""
@@ -32,12 +33,14 @@ class Guess(NamedTuple):
 class Memory:
     """The content tokens of one session, by stream, and where each run of a few last occurred.
 
+    It keeps nothing of the session itself, which may be gone before it.
+
     Args:
         session: is looked at from its first row on; prompts are known at once.
     """
 
     def __init__(self, session: Session) -> None:
-        self._session, self._seen = session, 0
+        self._seen, self._silence = 0, session.special.silence
         self._names = session.streams.names
         self._said: list[list[int]] = [[] for _ in self._names]
         self._places: list[dict[tuple[int, ...], tuple[int, int]]] = [{} for _ in GRAMS]
@@ -53,11 +56,11 @@ class Memory:
             tick: the session's present one, whose rows are written.
             most: rows.
         """
-        self._update()
-        silence, columns, lengths = self._session.special.silence, [], []
+        self._update(tick.session.rows)
+        columns, lengths = [], []
         for i in tick.outputs.tolist():
             if self._quiet[i] >= _QUIET:
-                columns.append([silence] * most)
+                columns.append([self._silence] * most)
                 continue
             if self._quiet[i]:
                 return None
@@ -73,16 +76,15 @@ class Memory:
         kind = f"lookup{min(lengths)}" if lengths else "silence"
         return Guess(kind, np.array([column[:rows] for column in columns], np.int64).T)
 
-    def _update(self) -> None:
-        rows = self._session.rows
+    def _update(self, rows: list[Row]) -> None:
         for row in rows[self._seen :]:
             for name, token in row.tokens.items():
                 self._push(self._names.index(name), token)
         self._seen = len(rows)
 
     def _push(self, stream: int, token: int) -> None:
-        said, special = self._said[stream], self._session.special
-        if token == special.silence:
+        said = self._said[stream]
+        if token == self._silence:
             self._quiet[stream] += 1
             return
         self._quiet[stream] = 0

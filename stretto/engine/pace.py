@@ -10,11 +10,13 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import NamedTuple
 
 _CLIP = 0.3
 """A measurement moves the estimate as if it differed by this part at most: stalls are common."""
 _STEP = 0.15
+_DOUBLE = 2.0
 _FEW = 5
 _SLOPE = 0.02
 _LOOK = 12
@@ -22,7 +24,7 @@ _LOOK = 12
 _TRUST = 0.8
 """A step is never thought to cost less than this part of what ``slope`` says."""
 _FORGET = 0.98
-_FADE = 0.997
+_FADE = 0.99
 _ALLOWANCE = 0.01
 _FIRST = 1.5
 """Steps that it begins with, for the first trials of an engine."""
@@ -30,6 +32,8 @@ _MOST_STEPS = 8.0
 """What a purse holds at most: so many steps."""
 _MARGIN = 1.03
 """Drafts have to promise so much: what they promise is an estimate, and trying costs time."""
+_REACH = 1
+"""Rows of the first trial."""
 _WEIGHT = 2.0
 """Rows that the belief before any trial counts for."""
 
@@ -55,14 +59,22 @@ class Costs:
         """Take note of a step."""
         old = self._seconds.get(cells)
         if old is None:
+            self._seconds[cells], self._times[cells] = min(seconds, self._most(cells)), 1
             insort(self._cells, cells)
-            self._seconds[cells], self._times[cells] = seconds, 1
             return
         # The first steps of a size are slow: what comes after them counts more.
         self._times[cells] += 1
         step, most = (0.5, 0.9) if self._times[cells] <= _FEW else (_STEP, _CLIP)
         off = max(-most, min(_CLIP, seconds / old - 1))
         self._seconds[cells] = old * (1 + step * off)
+
+    def _most(self, cells: int) -> float:
+        """What a step can take at most, by those over fewer cells: as long as several of them."""
+        place = bisect_left(self._cells, cells)
+        if not place:
+            return inf
+        fewer = self._cells[place - 1]
+        return self._seconds[fewer] * max(_DOUBLE, cells / fewer)
 
     def of(self, cells: int) -> float | None:
         """What a step over so many cells takes; None before anything was measured."""
@@ -89,7 +101,7 @@ class Belief:
     """
 
     def __init__(self, before: "float | Belief") -> None:
-        self._before, self._true, self._tested = before, 0.0, 0.0
+        self._before, self._true, self._tested, self._trials = before, 0.0, 0.0, 0.0
 
     @property
     def rate(self) -> float:
@@ -97,8 +109,19 @@ class Belief:
         before = self._before.rate if isinstance(self._before, Belief) else self._before
         return (self._true + before * _WEIGHT) / (self._tested + _WEIGHT)
 
+    @property
+    def reach(self) -> int:
+        """Rows that may be drafted: few at first, more with every trial of any session.
+
+        A long first trial may lose all that may be lost in many steps before anything is known.
+        """
+        if isinstance(self._before, Belief):
+            return self._before.reach
+        return _REACH + int(self._trials)
+
     def tested(self, true: int, drafted: int) -> None:
         """Rows came true; the next one, if there was one, did not."""
+        self._trials += 1
         self._true = _FORGET * self._true + true
         self._tested = _FORGET * self._tested + min(true + 1, drafted)
         if isinstance(self._before, Belief):
@@ -108,6 +131,7 @@ class Belief:
         """Nothing was tried: what is known grows old, so that it is tried again some time."""
         self._true *= _FADE
         self._tested *= _FADE
+        self._trials *= _FADE
 
 
 class Purse:
@@ -119,7 +143,7 @@ class Purse:
 
     def __init__(self) -> None:
         self._seconds = 0.0
-        self._is_new = True
+        self._is_new = self._is_untried = True
 
     @property
     def is_empty(self) -> bool:
@@ -130,10 +154,13 @@ class Purse:
         """A step was made that takes so long without drafts."""
         gift = _FIRST if self._is_new else _ALLOWANCE
         self._is_new = False
-        self._seconds = min(self._seconds + gift * plain, _MOST_STEPS * plain)
+        # The first step reads a prompt and is long: what may be lost is meant in ordinary steps.
+        most = _FIRST if self._is_untried else _MOST_STEPS
+        self._seconds = min(self._seconds + gift * plain, most * plain)
 
     def tried(self, plain: float, seconds: float, rows: float) -> None:
         """A step with drafts took ``seconds``, and made ``rows`` times as many as without."""
+        self._is_untried = False
         took = min(seconds, 3 * plain)  # a stall is nobody's fault
         self._seconds = min(self._seconds + rows * plain - took, _MOST_STEPS * plain)
 
@@ -166,7 +193,12 @@ class Choice:
 
 
 def choose_rows(
-    costs: Costs, cells: int, offers: Sequence[Offer], room: int, plain: float | None = None
+    costs: Costs,
+    cells: int,
+    offers: Sequence[Offer],
+    room: int,
+    plain: float | None = None,
+    trust: float = 1.0,
 ) -> Choice:
     """How many rows of each offer to read in a step.
 
@@ -176,6 +208,7 @@ def choose_rows(
         offers: of each session.
         room: cells that may be added.
         plain: seconds of the step without drafts, if ``costs`` does not know.
+        trust: how much is thought of measured costs, from 1 to 0: as little as of unknown ones.
     """
     chosen, worth, total = [0] * len(offers), float(max(1, len(offers))), cells
     now = costs.of(cells) if plain is None else plain
@@ -192,7 +225,7 @@ def choose_rows(
             continue
         # Measured steps are noisy: a longer one may seem hardly longer.
         least = now + _TRUST * costs.slope * start
-        now = max(least, costs.of(total + width) or least)
+        now = least + trust * max(0.0, (costs.of(total + width) or least) - least)
         chosen[i] += 1
         worth, total, late = worth + gains[i], total + width, late + 1
         gains[i] *= rate

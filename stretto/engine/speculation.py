@@ -17,26 +17,14 @@ from stretto.engine.ahead import AheadTick, draft_rows, read_ahead, settle
 from stretto.engine.backends import Backend
 from stretto.engine.backends.drafting import Draft, Drafting
 from stretto.engine.batch import RowBatch, build
+from stretto.engine.control import Able, Controller
 from stretto.engine.lookup import Guess, Memory
-from stretto.engine.pace import Belief, Choice, Costs, Offer, Purse, choose_rows
 from stretto.engine.session import Session
 from stretto.engine.stats import Drafted
 from stretto.engine.tick import Ints, Tick
 from stretto.errors import ConfigError
-from stretto.models import MultiStreamLM
-from stretto.models.exits import ExitHead, Exits
 
 DRAFTERS = ("silence", "lookup", "exit")
-_BEFORE = {"silence": 0.9, "lookup4": 0.7, "lookup3": 0.6, "lookup2": 0.4}
-_EXIT_BEFORE = 0.5
-_SURE = 0.9
-"""Rows as likely as this are drafted whatever they cost."""
-_REFRESH = 64
-"""Steps after which one without exits is made, to know what that takes now."""
-_PAUSE = 16
-"""Steps until exits are considered again, once they were found not to pay: asking costs time."""
-_MANY = 8
-"""With so many sessions nobody is asked at all for as many steps, once no draft was worth it."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +54,6 @@ class Speculation:
             raise ConfigError(f"max_rows is {self.max_rows}; give 1 or more")
 
 
-class _Book:
-    """What is known of one session."""
-
-    def __init__(self, session: Session, common: dict[str, Belief]) -> None:
-        self.memory, self._common = Memory(session), common
-        self._beliefs: dict[str, Belief] = {}
-
-    def belief(self, kind: str) -> Belief:
-        if kind not in self._beliefs:
-            before = _BEFORE.get(kind, _EXIT_BEFORE)
-            common = self._common.setdefault(kind, Belief(before))
-            self._beliefs[kind] = Belief(common)
-        return self._beliefs[kind]
-
-
 class Speculator:
     """Puts drafted rows behind ticks, and takes up what came true.
 
@@ -96,16 +69,12 @@ class Speculator:
 
     def __init__(self, backend: Backend, settings: Speculation, exits: dict[int, float]) -> None:
         self._backend, self._settings = backend, settings
-        self._books: WeakKeyDictionary[Session, _Book] = WeakKeyDictionary()
-        self._pause = self._rest = self._since = 0
-        self._purses = {False: Purse(), True: Purse()}  # of what is known, and of exits
-        self._base = self._sessions = self._rows = 0
-        self._common: dict[str, Belief] = {}
-        self._plain = Costs()
-        self._exits = {layer: Costs(part) for layer, part in exits.items()}
-        self._parts = exits
+        self._memories: WeakKeyDictionary[Session, Memory] = WeakKeyDictionary()
+        self._layers = sorted(exits)
+        self._control = Controller(settings.max_rows, exits)
         self._kinds: dict[int, str] = {}
         self._draft: Draft | None = None
+        self._layer: int | None = None  # that drafted, also if its draft could not be used
         self.drafted: dict[str, Drafted] = {}
 
     def extend(self, ticks: Sequence[Tick], room: int) -> list[Tick]:
@@ -115,19 +84,16 @@ class Speculator:
             ticks: none empty.
             room: visible cells that may be added to the cache.
         """
-        self._kinds, self._draft = {}, None
-        self._base, self._sessions, self._rows = sum(map(len, ticks)), len(ticks), 0
-        self._since += 1
-        if self._rest:
-            self._rest -= 1
-            return list(ticks)
-        able = [i for i, tick in enumerate(ticks) if _can_follow(tick)]
+        self._kinds, self._draft, self._layer = {}, None, None
+        may_draft = self._control.begin(sum(map(len, ticks)), len(ticks))
+        able = [i for i, tick in enumerate(ticks) if may_draft and _can_follow(tick)]
         if not able:
             return list(ticks)
         guesses = self._guesses(ticks, able)
-        layer, rows = self._choose(ticks, able, guesses, room)
-        if not any(rows.values()) and len(able) >= _MANY and self._settings.adaptive:
-            self._rest = _PAUSE
+        if not self._settings.adaptive:
+            layer, rows = self._always(ticks, able, guesses, room)
+        else:
+            layer, rows = self._choose(ticks, able, guesses, room)
         if layer is None:
             return self._with_guesses(ticks, guesses, rows)
         return self._with_exit(ticks, layer, rows)
@@ -149,8 +115,7 @@ class Speculator:
         session, drafted, kind = tick.session, len(tick.drafted), self._kinds[number]
         rows, true = settle(tick, tokens)
         self._backend.crop(session.line, session.num_cached)
-        self._books[session].belief(kind).tested(true, drafted)
-        self._rows += true
+        self._control.tested(session, kind, true, drafted)
         count = self.drafted.setdefault(kind, Drafted())
         count.rows += drafted
         count.true += true
@@ -160,70 +125,47 @@ class Speculator:
 
     def measured(self, cells: int, seconds: float) -> None:
         """Take note of how long the step took that was extended last."""
-        costs = self._plain if self._draft is None else self._exits[self._draft.layer]
-        costs.measured(cells, seconds)
-        if cells == self._base and self._draft is None:
-            self._since = 0
-        plain = self._plain.of(self._base)
-        if plain is None:
-            return
-        for purse in self._purses.values():
-            purse.passed(plain)
-        if cells > self._base:
-            made = 1 + self._rows / self._sessions
-            self._purses[self._draft is not None].tried(plain, seconds, made)
+        self._control.measured(cells, seconds, self._layer)
 
     def _guesses(self, ticks: Sequence[Tick], able: list[int]) -> dict[int, Guess]:
         """What is known without asking the model, by tick."""
         guesses, wanted = {}, self._settings.drafters
+        if self._settings.adaptive and not self._control.may_guess:
+            return guesses
         for i in able:
             session = ticks[i].session
             with session.own_work():
-                if session not in self._books:
-                    self._books[session] = _Book(session, self._common)
-                guess = self._books[session].memory.guess(ticks[i], self._settings.max_rows)
+                if session not in self._memories:
+                    self._memories[session] = Memory(session)
+                guess = self._memories[session].guess(ticks[i], self._settings.max_rows)
                 if guess is not None and guess.kind.rstrip("0123456789") in wanted:
                     guesses[i] = guess
         return guesses
 
+    def _always(
+        self, ticks: Sequence[Tick], able: list[int], guesses: dict[int, Guess], room: int
+    ) -> tuple[int | None, dict[int, int]]:
+        """Who drafts (a layer, or None for what is known) and rows by tick: as many as can be."""
+        wanted = {i: len(guess.rows) for i, guess in guesses.items()}
+        layer = None if wanted or not self._layers else self._layers[0]
+        rows = {}
+        for i in able if layer else wanted:
+            width = len(ticks[i].outputs)
+            rows[i] = min(wanted.get(i, self._settings.max_rows), max(0, room) // width)
+            room -= rows[i] * width
+        return layer, rows
+
     def _choose(
         self, ticks: Sequence[Tick], able: list[int], guesses: dict[int, Guess], room: int
     ) -> tuple[int | None, dict[int, int]]:
-        """Who drafts in this step (a layer, or None for what is known) and rows by tick."""
-        most, cells = self._settings.max_rows, sum(map(len, ticks))
-        width = {i: len(ticks[i].outputs) for i in able}
-        if not self._settings.adaptive:
-            wanted = {i: len(guess.rows) for i, guess in guesses.items()}
-            layer = None if wanted or not self._exits else min(self._exits)
-            rows = {}
-            for i, number in (dict.fromkeys(able, most) if layer else wanted).items():
-                rows[i] = min(number, max(0, room) // width[i])
-                room -= rows[i] * width[i]
-            return layer, rows
-        found: dict[int | None, tuple[list[int], Choice]] = {}
-        if self._purses[False].is_empty:
-            guesses = {}
-        offers = [self._offer(ticks[i], g.kind, len(g.rows)) for i, g in guesses.items()]
-        found[None] = [*guesses], choose_rows(self._plain, cells, offers, room)
-        plain, self._pause = self._plain.of(cells), self._pause - 1
-        asks = plain and self._pause <= 0 and not self._purses[True].is_empty
-        asks = asks and self._since < _REFRESH
-        for layer, costs in self._exits.items() if asks else ():
-            offers = [self._offer(ticks[i], f"exit{layer}", most) for i in able]
-            found[layer] = able, choose_rows(costs, cells, offers, room, plain)
-        best = max(found, key=lambda layer: found[layer][1].speed)
-        if best is None and len(found) > 1:
-            self._pause = _PAUSE
-        for layer, (which, choice) in found.items():
-            for i, number in zip(which, choice.rows, strict=True):
-                if layer != best or not number:
-                    kind = guesses[i].kind if layer is None else f"exit{layer}"
-                    self._books[ticks[i].session].belief(kind).waited()
-        which, choice = found[best]
-        return (best if any(choice.rows) else None), dict(zip(which, choice.rows, strict=True))
-
-    def _offer(self, tick: Tick, kind: str, rows: int) -> Offer:
-        return Offer(self._books[tick.session].belief(kind).rate, len(tick.outputs), rows)
+        """The same, as far as it is worth it."""
+        offered = []
+        for i in able:
+            guess, tick = guesses.get(i), ticks[i]
+            kind, rows = (None, 0) if guess is None else (guess.kind, len(guess.rows))
+            offered.append(Able(tick.session, len(tick.outputs), kind, rows))
+        layer, chosen = self._control.choose(offered, room)
+        return layer, dict(zip(able, chosen, strict=True))
 
     def _with_guesses(
         self, ticks: Sequence[Tick], guesses: dict[int, Guess], rows: dict[int, int]
@@ -234,9 +176,10 @@ class Speculator:
         return extended
 
     def _with_exit(self, ticks: Sequence[Tick], layer: int, rows: dict[int, int]) -> list[Tick]:
-        backend = cast("Drafting", self._backend)
+        backend, self._layer = cast("Drafting", self._backend), layer
         numbers = np.array([rows.get(i, 0) for i in range(len(ticks))], np.int64)
-        least = self._least(ticks, layer) if self._settings.adaptive else 0.0
+        width = max(len(tick.outputs) for tick in ticks)
+        least = self._control.least(width, layer) if self._settings.adaptive else 0.0
         draft = backend.draft(build(ticks), layer, numbers, least)
         extended = [
             self._ahead(i, tick, f"exit{layer}", list(draft.tokens[i]))
@@ -250,13 +193,6 @@ class Speculator:
                 self._backend.crop(tick.session.line, tick.session.num_cached)
         return extended
 
-    def _least(self, ticks: Sequence[Tick], layer: int) -> float:
-        """How likely a drafted row must be: as much as it costs, as a part of a step without."""
-        cells, width = sum(map(len, ticks)), max(len(tick.outputs) for tick in ticks)
-        plain, longer = self._plain.of(cells), self._plain.of(cells + width)
-        checking = 0.0 if plain is None or longer is None else longer / plain - 1
-        return min(_SURE, self._parts[layer] + max(0.0, checking))
-
     def _ahead(self, number: int, tick: Tick, kind: str, rows: list[Ints]) -> Tick:
         with tick.session.own_work():
             self._kinds[number] = kind
@@ -267,55 +203,3 @@ class Speculator:
 def _can_follow(tick: Tick) -> bool:
     session = tick.session
     return session.speculates and session.is_prefilled and len(tick.outputs) > 0
-
-
-def exit_shares(
-    backend: Backend,
-    lm: MultiStreamLM,
-    exits: Exits | None,
-    exit_layer: int | None,
-    speculation: Speculation | None,
-) -> dict[int, float]:
-    """Give a back end the exits that it is to use.
-
-    Returns:
-        for each that may draft, its cost as a part of the whole model's: weights read.
-
-    Raises:
-        ConfigError: an exit is asked for that cannot be had, or speculation without the whole
-            model.
-    """
-    wanted = [exit_layer] if exit_layer is not None else []
-    if speculation is not None:
-        if exit_layer is not None:
-            raise ConfigError("exit_layer leaves no layers to check drafts: give no speculation")
-        wanted = list(speculation.exit_layers or ())
-        if "exit" not in speculation.drafters:
-            return {}
-    elif exit_layer is None:
-        return {}
-    offers = hasattr(backend, "set_exits")
-    if wanted and not offers:
-        raise ConfigError("this back end offers no exits: choose native")
-    missing = set(wanted) - set(exits.heads if exits else ())
-    if missing:
-        known = ", ".join(map(str, exits.layers)) if exits else "none"
-        raise ConfigError(f"no exit after layer {min(missing)}; the model's exits: {known}")
-    if exits is None or not offers:
-        return {}
-    cast("Drafting", backend).set_exits(exits, lm)
-    if exit_layer is not None:
-        return {}
-    layers = wanted or exits.layers
-    return {layer: _share(lm, exits.heads[layer]) for layer in layers}
-
-
-def _share(lm: MultiStreamLM, head: ExitHead) -> float:
-    """Weights that a draft at an exit reads, over those of a whole step."""
-    layers = lm.config.num_hidden_layers
-    hidden = lm.stream_embedding.shape[1]
-    unembedding = (lm.vocab_size + 2) * hidden
-    decoder = lm.base.get_decoder()
-    layer = sum(p.numel() for p in decoder.layers[0].parameters())
-    adapter = 3 * head.inner * hidden + len(head.ids) * hidden
-    return (head.layer * layer + adapter) / (layers * layer + unembedding)

@@ -16,7 +16,7 @@ from stretto.engine.stats import Drafted
 from stretto.errors import InputError
 from stretto.models import MultiStreamLM, load_codec
 from stretto.models.checkpoint import is_checkpoint
-from stretto.models.exits import Exits, shipped_exits
+from stretto.models.exits import Exits
 from stretto.streams import StreamSet
 from stretto.streams.examples import Example, demo_items
 
@@ -97,7 +97,7 @@ class Shared:
 
     def __init__(self, name: str, backend: str = "auto", exits: Path | None = None) -> None:
         self.lm = MultiStreamLM.from_pretrained(name, device="cpu")
-        self.exits = shipped_exits(self.lm, name) if exits is None else Exits.load(exits, self.lm)
+        self.exits = self.lm.exits if exits is None else Exits.load(exits, self.lm)
         self.backend = open_backend(backend, self.lm)
         self._codec, self._stops = load_codec(name), ()
         if not is_checkpoint(name):

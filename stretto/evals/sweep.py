@@ -16,7 +16,7 @@ from typing import Any
 
 from stretto.engine import Engine, Speculation
 from stretto.engine.backends import Backend
-from stretto.engine.speculation import exit_shares
+from stretto.engine.exits import exit_shares
 from stretto.engine.stats import Drafted
 from stretto.errors import ConfigError
 from stretto.evals.drafting import TASKS, Shared, drafted_since, generate, load_prompts, silent_pass

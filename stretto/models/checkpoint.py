@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stretto.errors import CheckpointError
-from stretto.models.exits import shipped_exits
 from stretto.models.manifest import write_manifest
 from stretto.models.store import resolve
 from stretto.streams import SINGLE, StreamCodec, StreamSet
@@ -156,10 +155,10 @@ def save(model: "MultiStreamLM", folder: Path, adapter_dtype: torch.dtype | None
 
 
 def _finished(model: M, name: str, trainable: bool) -> M:
-    """For use rather than training: in evaluation mode, with the exits that ship for it."""
+    """For use rather than training: in evaluation mode, and with the exits that ship for it."""
     if trainable:
         return model
-    model.exits = shipped_exits(model, name)
+    model.shipped_as = name
     return model.eval()
 
 

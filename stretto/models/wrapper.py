@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from stretto.errors import CheckpointError, InputError
 from stretto.models.batch import PAD_SAMPLE, StreamBatch
 from stretto.models.cache import StreamCache
-from stretto.models.exits import Exits
+from stretto.models.exits import Exits, shipped_exits
 from stretto.models.masks import Keys, MaskRule, additive, block_mask, check_rule, dense_mask
 from stretto.streams import SpecialIds, StreamSet
 
@@ -53,7 +53,7 @@ class MultiStreamLM(nn.Module):
         stream_embedding: (S, D), zero when new.
         special_in: embeddings of silence and end (2, D).
         special_out: their rows of the unembedding (2, D).
-        exits: heads by which it can be left early to draft what it will say; None if it has none.
+        shipped_as: name by which exits may ship for it; empty if it was not loaded for use.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class MultiStreamLM(nn.Module):
         self.base: Any = base  # PEFT wraps it in place
         self.streams = streams
         self.sets = dict(sets or {})
-        self.exits: Exits | None = None  # no module: a checkpoint does not hold it
+        self.shipped_as = ""
+        self._exits: Exits | None = None  # no module: a checkpoint does not hold it
         self.mask_rule: MaskRule = check_rule(mask_rule)
         self.base_name = base_name
         embedding = self.base.get_input_embeddings().weight.detach().float()
@@ -91,6 +92,23 @@ class MultiStreamLM(nn.Module):
         self.special_in = nn.Parameter(embedding.mean(0).repeat(2, 1))
         self.special_out = nn.Parameter(unembedding.mean(0).repeat(2, 1))
         self.to(base.device)
+
+    @property
+    def exits(self) -> Exits | None:
+        """Heads by which it can be left early to draft what it will say; None if it has none.
+
+        Those that ship for it are read when they are first asked for.
+
+        Raises:
+            CheckpointError: they are unreadable, or its weights are no longer those they are for.
+        """
+        if self.shipped_as and self._exits is None:
+            self._exits = shipped_exits(self, self.shipped_as)
+        return self._exits
+
+    @exits.setter
+    def exits(self, exits: Exits | None) -> None:
+        self.shipped_as, self._exits = "", exits
 
     @property
     def config(self) -> Any:

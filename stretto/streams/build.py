@@ -4,12 +4,11 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from stretto.config import dump, load
+from stretto.config import Recipes, dump
 from stretto.errors import ConfigError, InputError
 from stretto.streams import sgd
 from stretto.streams.alignment import Lag, align, audit, single
@@ -87,27 +86,21 @@ class Recipe:
             raise ConfigError(f"max_cells: must be at least 16, got {self.max_cells}")
 
 
+_RECIPES = Recipes(Recipe, "data", ("stretto.streams", "recipes"))
+
+
 def recipe_names() -> list[str]:
     """Names of the data recipes that ship with stretto."""
-    folder = files("stretto.streams") / "recipes"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir())
+    return _RECIPES.names()
 
 
 def load_recipe(name_or_path: str) -> Recipe:
     """A shipped recipe by name, or a YAML file; ``like`` is resolved.
 
     Raises:
-        ConfigError: there is none, or it has an unknown key or a bad value.
+        ConfigError: as :meth:`Recipes.load`.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_path not in recipe_names():
-            raise ConfigError(
-                f"no data recipe {name_or_path!r}; choose from {', '.join(recipe_names())}, "
-                "or give a .yaml file"
-            )
-        path = Path(str(files("stretto.streams") / "recipes" / f"{name_or_path}.yaml"))
-    recipe = load(Recipe, path)
+    recipe = _RECIPES.load(name_or_path)
     if recipe.like is None:
         return recipe
     model = load_recipe(recipe.like)

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
-from stretto.config import load
+from stretto.config import Recipes
 from stretto.errors import ConfigError
 
 
@@ -147,26 +145,16 @@ class TrainConfig:
             raise ConfigError(f"holdout: must not be negative, got {self.holdout}")
 
 
+_RECIPES = Recipes(TrainConfig, "training", ("stretto.training", "recipes"))
+
+
 def recipe_names() -> list[str]:
     """Names of the training recipes that ship with stretto."""
-    folder = files("stretto.training") / "recipes"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir())
+    return _RECIPES.names()
 
 
 def load_recipe(
     name_or_path: str, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> TrainConfig:
-    """A shipped recipe by name, or a YAML file.
-
-    Raises:
-        ConfigError: there is none, or it has an unknown key or a bad value.
-    """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_path not in recipe_names():
-            raise ConfigError(
-                f"no training recipe {name_or_path!r}; choose from {', '.join(recipe_names())}, "
-                "or give a .yaml file"
-            )
-        path = Path(str(files("stretto.training") / "recipes" / f"{name_or_path}.yaml"))
-    return load(TrainConfig, path, overrides=overrides)
+    """A shipped recipe by name, or a YAML file; see :meth:`Recipes.load`."""
+    return _RECIPES.load(name_or_path, overrides)

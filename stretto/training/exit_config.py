@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from stretto.config import load
+from stretto.config import Recipes
 from stretto.errors import ConfigError
 
 
@@ -82,26 +80,16 @@ class ExitConfig:
             raise ConfigError(f"held_out: above 0, below 1, got {self.held_out}")
 
 
+_RECIPES = Recipes(ExitConfig, "exit", ("stretto.training", "exit_recipes"))
+
+
 def exit_recipe_names() -> list[str]:
     """Names of the recipes for exit heads that ship with stretto."""
-    folder = files("stretto.training") / "exit_recipes"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir())
+    return _RECIPES.names()
 
 
 def load_exit_recipe(
     name_or_path: str, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> ExitConfig:
-    """A shipped recipe by name, or a YAML file.
-
-    Raises:
-        ConfigError: there is none, or it has an unknown key or a bad value.
-    """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_path not in exit_recipe_names():
-            raise ConfigError(
-                f"no recipe {name_or_path!r} for exits; choose from "
-                f"{', '.join(exit_recipe_names())}, or give a .yaml file"
-            )
-        path = Path(str(files("stretto.training") / "exit_recipes" / f"{name_or_path}.yaml"))
-    return load(ExitConfig, path, overrides=overrides)
+    """A shipped recipe by name, or a YAML file; see :meth:`Recipes.load`."""
+    return _RECIPES.load(name_or_path, overrides)

@@ -1,6 +1,5 @@
 """Early exits of the native back end: a draft changes nothing but the time it takes."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -19,59 +18,20 @@ from drafts import (
     visible,
     with_rows,
 )  # fmt: skip
+from exit_models import EXITS, LMS, PRECISIONS, opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stretto.engine import testing
 from stretto.engine.backends.drafting import Draft
 from stretto.engine.backends.native import NativeBackend, library
-from stretto.errors import ConfigError
 from stretto.models import MultiStreamLM, StreamBatch
 from stretto.models.exits import Exits, plain_head
-from tests.models.test_family import lm_of
 
 pytestmark = pytest.mark.skipif(
     library.why_not() is not None, reason=f"backend native {library.why_not()}"
 )
 ISAS = [isa for isa, needs in library.ISAS.items() if library.features().issuperset(needs)]
-PRECISIONS = ("float32", "bfloat16", "int8")
-ODD = {
-    "hidden_size": 50, "intermediate_size": 37, "num_attention_heads": 5, "num_hidden_layers": 4,
-    "num_key_value_heads": 5, "head_dim": 6, "attention_bias": True, "mlp_bias": True,
-}  # fmt: skip
-
-
-def talkative(kind: str, options: dict[str, Any]) -> MultiStreamLM:
-    """One that says silence and end now and then."""
-    lm = lm_of(kind, options)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        torch.nn.init.normal_(lm.special_out, std=0.2)
-    return lm
-
-
-LMS: dict[str, MultiStreamLM] = {
-    "tiny": testing.tiny_lm(),
-    "strict": testing.tiny_lm(mask_rule="strict"),
-    "odd": talkative("llama", ODD),
-    "window": talkative("mistral", {"sliding_window": 5}),
-}
-EXITS = {name: random_exits(lm, {1: 37, 2: 0}, words=9) for name, lm in LMS.items()}
-OPENED: dict[tuple[Any, ...], NativeBackend] = {}
-
-
-def opened(which: str, precision: str, threads: int = 1, isa: str | None = None) -> NativeBackend:
-    """A back end with exits; the same one each time."""
-    key = (which, precision, threads, isa)
-    if key not in OPENED:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            OPENED[key] = NativeBackend(LMS[which], precision, isa=isa)
-        finally:
-            torch.set_num_threads(before)
-        OPENED[key].set_exits(EXITS[which], LMS[which])
-    return OPENED[key]
 
 
 class Pair:
@@ -318,93 +278,3 @@ def test_a_long_first_tick_is_drafted_from() -> None:
         draft = pair.check(parts, 2, 4, 0.0)
         assert draft.layer == 2
         pair.close()
-
-
-def test_numbers_that_are_none_draft_nothing() -> None:
-    lm = testing.tiny_lm()
-    exits = random_exits(lm, {1: 5}, words=9)
-    exits.heads[1].norm.fill_(torch.nan)
-    backend = NativeBackend(lm, "float32")
-    backend.set_exits(exits, lm)
-    part = random_tick(lm, np.random.default_rng(0), 0)
-    part.asked = np.arange(len(part.cells.tokens))
-    draft = backend.draft(batch_of([backend.open()], [part]), 1, 4)
-    assert draft.tokens[0].shape == (0, len(part.asked))
-
-
-def test_a_draft_without_memory_leaves_the_lines_as_they_were(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    lm, backend = LMS["tiny"], opened("tiny", "float32")
-    rng = np.random.default_rng(4)
-    lines = [backend.open(), backend.open()]
-    parts = [random_rows(lm, rng, 0, 20) for _ in lines]
-    backend.forward(batch_of(lines, parts))
-    before = backend.cache_bytes
-    monkeypatch.setattr(backend._blocks, "_spare", [])
-
-    def none() -> Any:
-        raise MemoryError
-
-    monkeypatch.setattr(backend._blocks, "_new", none)
-    ticks = [random_tick(lm, rng, 4, 2), random_tick(lm, rng, 4, 2)]
-    for tick in ticks:
-        tick.asked = np.arange(len(tick.cells.tokens))
-    with pytest.raises(MemoryError):
-        backend.draft(batch_of(lines, ticks), 1, 40)
-    assert backend.cache_bytes == before
-    for line in lines:
-        backend.release(line)
-
-
-def test_what_does_not_fit_a_draft_is_refused() -> None:
-    lm, backend, rng = LMS["tiny"], opened("tiny", "float32"), np.random.default_rng(5)
-    line = backend.open()
-    part = random_tick(lm, rng, 0)
-    while len(part.asked) < 2:
-        part = random_tick(lm, rng, 0)
-    draft = backend.draft(batch_of([line], [part]), 1, 3)
-    assert len(draft.tokens[0])
-    whole = finish_batch([line], [part], draft, lm.special.silence)
-    for name in ("tokens", "streams"):
-        getattr(whole, name)[0, -1] ^= 1
-        with pytest.raises(ValueError, match=f"finish: its cells have other {name} than the draft"):
-            backend.finish(whole, draft)
-        getattr(whole, name)[0, -1] ^= 1
-    with pytest.raises(ValueError, match="finish: its cells have other tokens"):
-        backend.finish(batch_of([line], [part]), draft)
-    held = backend._blocks.length(line)
-    backend.crop(line, 0)
-    with pytest.raises(ValueError, match="finish: lines have changed since the draft"):
-        backend.finish(whole, draft)
-    assert held
-    with pytest.raises(ValueError, match="the draft is of 1 sessions, not 2"):
-        backend.finish(batch_of([line, line], [part, part]), draft)
-    backend.release(line)
-
-
-def refuse(words: str, act: Callable[[], Any]) -> None:
-    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-
-
-def test_heads_that_do_not_fit_are_refused_in_one_line() -> None:
-    lm = LMS["tiny"]
-    backend = NativeBackend(lm)
-    batch = batch_of([backend.open()], [random_tick(lm, np.random.default_rng(0), 0)])
-    refuse("has no exit heads; give it some", lambda: backend.draft(batch, 1, 1))
-    backend.set_exits(EXITS["tiny"], lm)
-    refuse("no exit head for layer 5; there are heads for 1, 2", lambda: backend.early(batch, 5))
-
-    def setting(layer: int, **changes: Any) -> Callable[[], None]:
-        exits = random_exits(lm, {layer: 0}, words=9)
-        for name, value in changes.items():
-            setattr(exits.heads[layer], name, value)
-        return lambda: backend.set_exits(exits, lm)
-
-    refuse("exit head for layer 3: the model has 3, an exit is before the end", setting(3))
-    wide = torch.nn.Parameter(torch.ones(9))
-    refuse("exit head for layer 1: made for hidden states of 9, not 32", setting(1, norm=wide))
-    refuse("its norms have eps 1.0, the model's 1e-06", setting(1, eps=1.0))
-    refuse("its shortlist is empty or has tokens", setting(1, ids=torch.tensor([258])))

@@ -1,5 +1,8 @@
 """Rows read ahead never change what a session says."""
 
+import gc
+import weakref
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schedules import CODEC, LMS, SETS, check_equals_reference, script
 
-from stretto.engine import Engine, Limits, SamplingParams, Speculation, lookup, reference
+from stretto.engine import Engine, Grammar, Limits, SamplingParams, Speculation, lookup, reference
 from stretto.engine.backends.native import library
 from stretto.engine.lookup import Guess
-from stretto.engine.pace import Belief, Costs, Offer, Purse, choose_rows
 from stretto.engine.reference import Script
 from stretto.engine.session import Session
 from stretto.engine.testing import MOST_AHEAD, tiny_lm
@@ -45,16 +47,11 @@ class Oracle:
         self._rng, self._lies = np.random.default_rng(0), lies
         self._most = lm.vocab_size
 
-    def memory(self, session: Session) -> Any:
-        oracle = self
+    def memory(self, session: Session) -> "Oracle":
+        return self
 
-        class Knowing:
-            def guess(self, tick: Tick, most: int) -> Guess | None:
-                return oracle.guess(session, tick, most)
-
-        return Knowing()
-
-    def guess(self, session: Session, tick: Tick, most: int) -> Guess | None:
+    def guess(self, tick: Tick, most: int) -> Guess | None:
+        session = tick.session
         table = self.tables[(session.arrival - 1) % len(self.tables)]
         rows = table[len(session.rows) : len(session.rows) + most][:, tick.outputs].astype(np.int64)
         known = (rows != ABSENT).all(1)
@@ -118,6 +115,47 @@ def test_exits_that_are_right_save_passes(warm: bool) -> None:
     count = made.stats().drafted["exit1"]
     assert count.true > 10 and made.stats().steps < 63 - count.true
     assert count.rows >= count.tested >= count.true
+
+
+@pytest.mark.skipif(library.why_not() is not None, reason="the native back end is not here")
+def test_a_draft_that_a_grammar_forbids_is_paid_for_by_exits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is known of plain steps and of other drafts must not suffer for it."""
+    pytest.importorskip("llguidance")
+    lm = EARLY["audit"]
+    made = Engine(
+        lm, CODEC, backend="native", exits=EXITS["audit"],
+        speculation=Speculation(drafters=("exit",), max_rows=3, adaptive=False),
+    )  # fmt: skip
+    calls: Counter[str] = Counter()
+
+    def counted(of: Any, name: str, what: str) -> None:
+        act = getattr(of, name)
+
+        def counting(*args: Any) -> Any:
+            calls[what] += 1
+            return act(*args)
+
+        monkeypatch.setattr(of, name, counting)
+
+    control: Any = made._passes._speculator._control  # type: ignore[union-attr]
+    for of, name, what in (
+        (made._backend, "draft", "drafts"), (made._backend, "finish", "used"),
+        (control.plain, "measured", "plain"), (control.exits[1], "measured", "exit"),
+        (control.purses[False], "tried", "paid by known"),
+        (control.purses[True], "tried", "paid by exits"),
+    ):  # fmt: skip
+        counted(of, name, what)
+    forced = SamplingParams(grammar=Grammar.regex("[xyz]{30}"))
+    sampling = {lm.streams[i].name: forced for i in lm.streams.outputs}
+    session = made.open(prompts={"user": [66]}, sampling=sampling, limits=Limits(max_rows=30))
+    session.close()
+    made.run([session])
+    assert calls["drafts"] > calls["used"] + 5, "nothing was forbidden: this would show nothing"
+    assert calls["exit"] == calls["drafts"]
+    assert calls["plain"] == made.stats().steps - calls["drafts"]
+    assert calls["paid by known"] == 0 < calls["paid by exits"]
 
 
 def test_what_exits_cannot_do_is_refused() -> None:
@@ -207,6 +245,24 @@ def test_what_is_sent_lies_behind_rows_that_were_written() -> None:
     assert made.replay(session.table) == session.table
 
 
+@pytest.mark.parametrize("backend", ["transformers", "native"])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sessions_that_are_over_are_not_kept(backend: str, adaptive: bool) -> None:
+    lm = EARLY["audit"]
+    if backend == "native" and (why := library.why_not()):
+        pytest.skip(why)
+    made = Engine(lm, CODEC, backend=backend, exits=EXITS["audit"],
+                  speculation=Speculation(adaptive=adaptive))  # fmt: skip
+    session = made.open(prompts={"user": [66]}, limits=Limits(max_rows=40, quiet_rows=40))
+    session.close()
+    made.run([session])
+    assert adaptive or made.stats().drafted, "nothing was drafted: this would show nothing"
+    is_there = weakref.ref(session)
+    del session
+    gc.collect()
+    assert is_there() is None
+
+
 def test_sessions_may_refuse() -> None:
     made = engine(LMS["audit"], "transformers", 1, adaptive=False)
     session = made.open(prompts={"user": [66]}, limits=Limits(max_rows=30), speculate=False)
@@ -227,12 +283,18 @@ def test_bad_settings_are_refused(options: dict[str, Any], words: str) -> None:
         Speculation(**options)
 
 
+def asking(session: Session, *names: str) -> Any:
+    """As much of a tick as a memory looks at."""
+    outputs = np.array([session.streams.index(name) for name in names])
+    return SimpleNamespace(session=session, outputs=outputs)
+
+
 def test_lookup_goes_on_with_its_own_copy() -> None:
     """A run that repeats every two tokens is continued beyond what was written."""
     made = engine(LMS["audit"], "transformers", 1)
     session = made.open(prompts={"answer": [10, 11, 10, 11, 10]})
-    tick = SimpleNamespace(outputs=np.array([session.streams.index("answer")]))
-    guess = lookup.Memory(session).guess(tick, 5)  # type: ignore[arg-type]
+    tick = asking(session, "answer")
+    guess = lookup.Memory(session).guess(tick, 5)
     assert guess is not None and guess.kind == "lookup3"
     assert guess.rows[:, 0].tolist() == [11, 10, 11, 10, 11]
 
@@ -244,59 +306,9 @@ def test_silent_streams_stay_so_and_others_are_looked_up() -> None:
     session = made.open(prompts={"user": [1, 2, 3, 4, 5], outputs[0]: [9, 2, 3]})
     quiet = lm.special.silence
     session.rows.append(Row(0, {outputs[0]: 4, outputs[1]: quiet}, {}, 0.0))
-    tick = SimpleNamespace(outputs=np.array([names.index(name) for name in outputs[:2]]))
-    assert lookup.Memory(session).guess(tick, 3) is None, "one silence is given"  # type: ignore[arg-type]
+    tick = asking(session, *outputs[:2])
+    assert lookup.Memory(session).guess(tick, 3) is None, "one silence is given"
     session.rows.append(Row(1, {outputs[1]: quiet}, {}, 0.0))
-    tick = SimpleNamespace(outputs=np.array([names.index(name) for name in outputs[:2]]))
-    guess = lookup.Memory(session).guess(tick, 3)  # type: ignore[arg-type]
+    guess = lookup.Memory(session).guess(tick, 3)
     assert guess is not None and guess.kind == "lookup3"
     assert guess.rows.tolist() == [[5, lm.special.silence]]
-
-
-def test_rows_are_added_while_they_are_worth_their_cost() -> None:
-    costs = Costs()
-    for cells in range(1, 21):
-        costs.measured(cells, 1.0 if cells <= 8 else 1.0 + 0.5 * (cells - 8))
-    long = Offer(0.9, 1, 16)
-    assert choose_rows(costs, 1, [long], 99).rows == [7]  # up to where cells begin to cost
-    assert choose_rows(costs, 1, [long], 3).rows == [3]
-    assert choose_rows(costs, 8, [Offer(0.2, 1, 16)], 99).rows == [0]
-    assert choose_rows(costs, 2, [Offer(0.9, 1, 3), Offer(0.1, 4, 3)], 99).rows == [3, 0]
-    assert choose_rows(Costs(), 1, [Offer(1.0, 1, 4)], 99).rows == [0], "nothing was measured yet"
-    one = choose_rows(costs, 1, [Offer(0.5, 1, 1)], 99)
-    assert one.rows == [1] and one.speed == pytest.approx(1.5, rel=0.03)
-
-
-def test_stalls_do_not_count_as_cost() -> None:
-    costs = Costs()
-    costs.measured(1, 1.0)
-    costs.measured(1, 100.0)
-    assert (costs.of(1) or 9) < 1.2
-
-
-def test_drafts_that_do_not_pay_are_given_up() -> None:
-    purse = Purse()
-    lost = 0.0
-    for _ in range(1000):
-        purse.passed(1.0)
-        if not purse.is_empty:
-            purse.tried(1.0, 1.5, 1.1)
-            lost += 0.4
-    assert 0 < lost <= 0.01 * 1000 + 2.0
-    for _ in range(100):
-        purse.tried(1.0, 1.5, 3.0)
-    assert not purse.is_empty
-    purse.tried(1.0, 1000.0, 1.0)
-    assert not purse.is_empty, "one stall must not end it"
-
-
-@given(st.integers(1, 12), st.data())
-def test_beliefs_follow_what_comes_true(drafted: int, data: st.DataObject) -> None:
-    true = data.draw(st.integers(0, drafted))
-    belief = Belief(0.5)
-    for _ in range(200):
-        belief.tested(true, drafted)
-    assert belief.rate == pytest.approx(true / min(true + 1, drafted), abs=0.07)
-    for _ in range(5000):
-        belief.waited()
-    assert belief.rate == pytest.approx(0.5, abs=0.01)

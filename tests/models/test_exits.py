@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from stretto.engine.testing import random_table, tiny_lm
 from stretto.errors import CheckpointError
 from stretto.models import MultiStreamLM, StreamBatch, store
+from stretto.models.checkpoint import load
 from stretto.models.exits import ExitHead, Exits, fingerprint, plain_head, shipped_exits
 
 IDS = torch.tensor([3, 65, 66, 256, 257])  # 256 and 257: silence and end of the tiny model
@@ -183,6 +184,31 @@ def test_what_ships_for_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert store.verify("exits-tiny") == 2
     with pytest.raises(CheckpointError, match="is no model: it is what tiny can be left by"):
         store.resolve("exits-tiny")
+
+
+def test_shipped_exits_are_read_once_and_only_if_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_lm().save_pretrained(tmp_path / "model")
+    read = []
+
+    def reading(folder: Path, lm: MultiStreamLM) -> Exits:
+        read.append(folder)
+        return exits_of(lm)
+
+    monkeypatch.setattr("stretto.models.exits.exits_for", lambda name: Path(name).parent / "exits")
+    monkeypatch.setattr(Exits, "load", reading)
+    lm = MultiStreamLM.from_pretrained(tmp_path / "model")
+    assert not read
+    found = lm.exits
+    assert found is not None and lm.exits is found and read == [tmp_path / "exits"]
+    own = exits_of(lm)
+    lm.exits = own
+    assert lm.exits is own and len(read) == 1
+    lm.exits = None
+    assert lm.exits is None and len(read) == 1
+    trained = load(MultiStreamLM, tmp_path / "model", trainable=True)
+    assert trained.exits is None and len(read) == 1, "its weights are about to change"
 
 
 def test_shipped_exits_are_what_their_manifests_say() -> None:

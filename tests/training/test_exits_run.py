@@ -342,7 +342,7 @@ def test_shipped_recipes_are_sound_and_mistakes_are_told(
     ]:
         with pytest.raises(ConfigError, match=message):
             load_exit_recipe("exits-smollm2-135m", overrides)
-    with pytest.raises(ConfigError, match="no recipe 'nothing'"):
+    with pytest.raises(ConfigError, match="no exit recipe 'nothing'"):
         load_exit_recipe("nothing")
     with pytest.raises(SystemExit) as exit_:
         main(["exits", "train", "exits-smollm2-135m", "--set", "inner=256", "--dry-run"])
