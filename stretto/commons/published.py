@@ -115,7 +115,9 @@ class _Found:
             if why := _unusable(game, conditions.get(run), others):
                 self.excluded[run] = why
                 continue
-            row = _unknown_invalid(row_of_game(game, run, conditions[run], None))
+            told = self.facts[source].get(run, {}).get("seed", "")
+            seed = int(told) if told.isdecimal() else None
+            row = _unknown_invalid(row_of_game(game, run, conditions[run], seed))
             if run in records:
                 self.checked[run] = _agree(row, records[run])
             rows.append(row)

@@ -179,10 +179,10 @@ def published(folder: Path) -> Path:
     path = folder / "logs.jsonl.gz"
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     (folder / "the_summary.csv").write_text(
-        "run,model,scenario,env,n_mix\n"
-        "plain,a/b,fishing,fish_baseline_concurrent_universalization,0\n"
-        "unknown,,,,0\nzero,c,fishing,fish_baseline_concurrent,0\n"
-        "odd,c,trash,trash_baseline_concurrent,0\n"
+        "run,model,scenario,env,n_mix,seed\n"
+        "plain,a/b,fishing,fish_baseline_concurrent_universalization,0,21\n"
+        "unknown,,,,0,\nzero,c,fishing,fish_baseline_concurrent,0,42\n"
+        "odd,c,trash,trash_baseline_concurrent,0,42\n"
     )
     return path
 
@@ -190,7 +190,7 @@ def published(folder: Path) -> Path:
 def test_runs_of_others_are_told_apart(tmp_path: Path) -> None:
     table = read_published([published(tmp_path)])
     (row,) = table.rows
-    assert row.label == "fishery, universalization, a/b"
+    assert (row.label, row.seed) == ("fishery, universalization, a/b", 21)
     assert row.strict["over_usage"] == pytest.approx(0.5)
     assert row.legacy["over_usage"] == pytest.approx(5 / 12)
     assert row.strict["invalid"] is None  # a log cannot tell

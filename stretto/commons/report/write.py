@@ -136,12 +136,12 @@ def collect(table: Table, baseline: str = "") -> Content:
 
 
 def _without_chance(table: Table) -> list[str]:
-    """Conditions whose recorded runs, of several seeds, cannot be told apart."""
+    """Conditions of which all of our own recorded runs cannot be told apart."""
     return [
         name
         for name, rows in table.conditions.items()
         if len(rows) > 1
-        and all(row.stock and row.seed is not None for row in rows)
+        and all(row.stock and row.protocol for row in rows)
         and len({(row.stock, *row.strict.values()) for row in rows}) == 1
     ]
 
