@@ -66,7 +66,7 @@ async def _in_turns(stage: Stage, lines: list[dict[str, str]]) -> int:
     while count < stage.config.utterances:
         count += 1
         others = [name for name in stage.names if name != speaker]
-        candidates = stage.names if stage.config.switches.turns == "paper" else others
+        candidates = stage.names if stage.config.switches.turns == "paper" else others or [speaker]
         value = await _speak(stage, speaker, count, lines, candidates)
         if value is None or value["done"]:
             break

@@ -93,6 +93,7 @@ async def play(
         for mechanism in mechanisms:
             await mechanism.after_harvest(stage, harvest)
         said, limit = await _evening(stage, harvest, mechanisms)
+        stage.log("evening", utterances=said, limit=limit)
         for mechanism in mechanisms:
             await mechanism.after_talk(stage, harvest)
         utterances.append(said)
