@@ -37,3 +37,9 @@ def test_files_that_are_no_mechanisms(tmp_path: Path) -> None:
         found("mechanisms", str(tmp_path / "x.py"), {})
     with pytest.raises(ConfigError, match="parts"):
         found("mechanisms", str(EXAMPLES / "tithe.py"), {"parts": 1})
+
+
+def test_the_guide_shows_the_example_whole() -> None:
+    guide = (EXAMPLES.parents[1] / "docs" / "guides" / "commons.md").read_text(encoding="utf-8")
+    shown = guide.split("```python\n")[1].split("```")[0]
+    assert shown == (EXAMPLES / "tithe.py").read_text(encoding="utf-8")
