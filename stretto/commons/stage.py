@@ -4,7 +4,6 @@ Mechanisms, the meeting and the months all use a :class:`Stage`; none of them kn
 thinks or where a record is kept.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stretto.commons import prompts
+from stretto.commons.answers import together
 from stretto.commons.calendar import first_day
 from stretto.commons.fleet import View
 from stretto.commons.journal import Journal
@@ -64,7 +64,7 @@ class Stage:
     async def ask(self, questions: Mapping[str, Question]) -> dict[str, Answer]:
         """Ask several villagers at once; the record has them in the village's order."""
         names = list(questions)
-        answers = await asyncio.gather(*(self._ask(name, questions[name]) for name in names))
+        answers = await together(*(self._ask(name, questions[name]) for name in names))
         self.journal.flush()
         return dict(zip(names, answers, strict=True))
 
@@ -74,7 +74,7 @@ class Stage:
         def asking(name: str) -> Ask:
             return lambda question: self._ask(name, question)
 
-        await asyncio.gather(
+        await together(
             *(act(self.villagers[name], asking(name), self.situation(name)) for name in self.names)
         )
         self.journal.flush()
@@ -116,9 +116,9 @@ class Stage:
 
     async def framework(self, questions: Sequence[Question]) -> list[Answer]:
         """Ask whoever keeps the record of the meeting, all at once."""
-        answers = await asyncio.gather(*(self._ask(FRAMEWORK, one) for one in questions))
+        answers = await together(*(self._ask(FRAMEWORK, one) for one in questions))
         self.journal.flush()
-        return list(answers)
+        return answers
 
     async def _ask(self, name: str, question: Question) -> Answer:
         key = f"{self.month}/{question.purpose}/{name}"
