@@ -8,6 +8,7 @@ from stretto.commons.village import Harvest
 from stretto.commons.villager import Question
 
 MODERATOR = "Moderator"
+LARGE = 10**9  # beyond any limit; numbers stay numbers
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,10 @@ async def meet(stage: Stage, harvest: Harvest) -> Talk:
         report = reported(stage, harvest)
         lines.append({"who": MODERATOR, "text": report})
         stage.log("report", text=report)
-        stage.tell(stage.names, "report", report, always=True)
+        stage.tell(stage.names, "report", report, MODERATOR, always=True)
+    reports = len(lines)
     said = await (_in_turns if stage.config.talk == "meeting" else _round)(stage, lines)
-    limit = await _record(stage, lines) if said else None
+    limit = await _record(stage, lines) if len(lines) > reports else None
     if limit is not None:
         text = f"The village agreed that nobody takes more than {limit} {stage.scenario.units}."
         stage.tell(stage.names, "limit", text, always=True)
@@ -42,9 +44,9 @@ async def meet(stage: Stage, harvest: Harvest) -> Talk:
 
 def reported(stage: Stage, harvest: Harvest) -> str:
     """Everybody's catch, in words."""
-    unit, units = stage.scenario.unit, stage.scenario.units
+    unit, units, took = stage.scenario.unit, stage.scenario.units, stage.scenario.took
     return " ".join(
-        f"{name} took {got} {unit if got == 1 else units}."
+        f"{name} {took} {got} {unit if got == 1 else units}."
         for name, got in harvest.received.items()
     )
 
@@ -55,7 +57,9 @@ async def _in_turns(stage: Stage, lines: list[dict[str, str]]) -> int:
     while count < stage.config.utterances:
         count += 1
         others = [name for name in stage.names if name != speaker]
-        candidates = stage.names if stage.config.switches.turns == "paper" else others
+        # Who lives alone talks to nobody else.
+        itself = stage.config.switches.turns == "paper" or not others
+        candidates = stage.names if itself else others
         value = await _speak(stage, speaker, count, lines, candidates)
         if value is None or value["done"]:
             break
@@ -90,12 +94,11 @@ async def _speak(
     focus = ("", *(line["text"] for line in lines[-4:]))
     quiet = {"text": "", "done": count >= len(stage.names), "next": candidates[0]}
     question = Question(f"utterance.{count}", text, schema, default=quiet, focus=focus, memories=5)
-    # The reference lets the first villager's model speak for all.
-    by = stage.names[0] if stage.config.switches.speakers == "paper" else name
-    answer = (await stage.ask({by: question}))[by]
+    answer = (await stage.ask({name: question}))[name]
     if answer.outcome != "ok":
         return None
-    said = answer.value["text"].strip()
+    # On one line: nobody can pass for another, or for the moderator.
+    said = " ".join(answer.value["text"].split())
     if said:
         lines.append({"who": name, "text": said})
         stage.log("utterance", agent=name, text=said)
@@ -106,25 +109,25 @@ async def _speak(
 async def _record(stage: Stage, lines: list[dict[str, str]]) -> int | None:
     """Summary and agreed limit, asked at once of the model that keeps the record."""
     wild = stage.config.switches.limits == "paper"
-    stock = stage.village.rules.capacity
-
-    def check(value: dict) -> str:
-        limit = value["limit"]
-        good = wild or limit is None or 0 <= limit <= stock
-        return "" if good else f"limit: {limit} is not between 0 and {stock}"
-
+    number = {
+        "type": ["integer", "null"], "minimum": 0,
+        "maximum": LARGE if wild else stage.village.rules.capacity,
+    }  # fmt: skip
     summary = Question(
         "summary", prompts.render("summary", transcript=lines),
         {"type": "object", "properties": {"summary": {"type": "string"}}, "required": ["summary"]},
         default={"summary": ""},
     )  # fmt: skip
     limit = Question(
-        "limit", prompts.render("limit", transcript=lines, units=stage.scenario.units),
+        "limit",
+        prompts.render(
+            "limit", transcript=lines, units=stage.scenario.units, strict=not wild
+        ),
         {
             "type": "object", "required": ["reasoning", "limit"],
-            "properties": {"reasoning": {"type": "string"}, "limit": {"type": ["integer", "null"]}},
+            "properties": {"reasoning": {"type": "string"}, "limit": number},
         },
-        check, default={"reasoning": "", "limit": None},
+        default={"reasoning": "", "limit": None},
     )  # fmt: skip
     told = await stage.framework([summary, limit])
     if told[0].outcome == "ok":

@@ -1,7 +1,7 @@
 """The models of a run or sweep, as a config file says them."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,10 +34,6 @@ class ModelConfig:
     requests_per_minute: int = 0
     prices: tuple[float, float] = (0.0, 0.0)
     retries: int = 6
-
-
-# Opens the model of a name on this machine; given as "module:function" to other processes.
-OpenLocal = Callable[[str], ChatModel]
 
 
 async def open_models(

@@ -48,15 +48,18 @@ class RunConfig:
         scenario: name, or a YAML file.
         rules: numbers of the game.
         seats: one a villager; a single one stands for all.
-        profile: of villagers that are models.
+        profile: of villagers that are models. ``paper``: as there, many requests a month, and
+            nobody is told at which stock all is over. ``lean``: one request a month.
         switches: the reference's defects.
         talk: ``meeting``: one after the other, the speaker names the next, as in the paper;
-            ``round``: each once; ``none``.
+            ``round``: each once; ``none``. Lean villagers write one message with their harvest,
+            which the others hear after it, in either.
         utterances: most in a meeting, without the report.
         sees_catches: everybody learns what each took.
-        memory: villagers remember earlier months.
-        told_threshold: ``number``: each month the sustainable share; ``words``: the universal
-            question without it; ``no``.
+        memory: villagers remember earlier months. Without, talk and catches, which come after the
+            harvest, cannot change the next one.
+        told_threshold: told and remembered at every question of the month: ``number``: the
+            sustainable share; ``words``: the universal question without it; ``no``.
         newcomers: who comes later.
         mechanisms: institutions by name, each with its settings.
         adversaries: seats' behaviours by name, each with its settings.
@@ -65,7 +68,6 @@ class RunConfig:
         timeout: seconds for each attempt.
         temperature: of all models.
         seed: of everything drawn.
-        log_prompts: keep every prompt in the record.
     """
 
     seats: tuple[Seat, ...]
@@ -86,12 +88,14 @@ class RunConfig:
     timeout: float = 120.0
     temperature: float = 0.0
     seed: int = 0
-    log_prompts: bool = False
 
     def __post_init__(self) -> None:
         if len(self.seats) not in (1, self.rules.villagers):
             raise ConfigError(f"seats: {len(self.seats)} for {self.rules.villagers} villagers")
         names = self.names
+        for name in names:
+            if name.lower() in ("framework", "moderator") or name != " ".join(name.split()):
+                raise ConfigError(f"seats: {name!r} cannot be a name; write it on one line")
         if len(set(names)) < len(names):
             raise ConfigError(f"seats: names must differ: {', '.join(names)}")
         if self.attempts < 1 or self.timeout <= 0 or self.utterances < 1:
@@ -118,3 +122,9 @@ class RunConfig:
     def names(self) -> tuple[str, ...]:
         """Of everybody, newcomers last."""
         return tuple(seat.name for seat in self.everybody)
+
+    @property
+    def arrivals(self) -> dict[str, int]:
+        """The month in which each newcomer comes, by name."""
+        names = self.names[self.rules.villagers :]
+        return {name: one.month for name, one in zip(names, self.newcomers, strict=True)}

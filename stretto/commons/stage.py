@@ -6,15 +6,17 @@ thinks or where a record is kept.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
 
 from stretto.commons import prompts
 from stretto.commons.answers import together
-from stretto.commons.calendar import first_day
+from stretto.commons.calendar import first_day, last_day
 from stretto.commons.fleet import View
 from stretto.commons.journal import Journal
+from stretto.commons.resource import share
 from stretto.commons.run_config import RunConfig
 from stretto.commons.scenario import Scenario
 from stretto.commons.seeds import generator
@@ -34,6 +36,8 @@ class Stage:
         villagers: by name, newcomers too.
         journal: what happened.
         on_answer: told of every new answer, as for costs; never of recorded ones.
+        messages: what villagers wrote with this month's harvest, to be heard after it.
+        today: in the game; goes on from the harvest to the meeting and the end of the month.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class Stage:
         self.villagers = {villager.name: villager for villager in villagers}
         self.journal, self.on_answer = journal, on_answer
         self._goals = {seat.name: seat.goal for seat in config.everybody}
+        self.today = first_day(village.month)
+        self.messages: dict[str, str] = {}
         self._extra: list[str] = []
 
     @property
@@ -82,7 +88,9 @@ class Stage:
     def tell(self, names: Iterable[str], kind: str, text: str, who: str = "", **how: Any) -> None:
         """Let villagers perceive something."""
         for name in names:
-            self.villagers[name].see(News(kind, text, self.month, who, **how))
+            # Each dates by its own clock what it thinks; what happens has a date by itself.
+            day = self._clock(name) if kind == "limit" else self.today
+            self.villagers[name].see(News(kind, text, self.month, who, day=day, **how))
 
     def announce(self, text: str) -> None:
         """A rule that all know from now on: stands in the rules that they are told."""
@@ -100,7 +108,7 @@ class Stage:
     def situation(self, name: str) -> Situation:
         """What a villager knows of the game."""
         return Situation(
-            self._rules(name), self.month, first_day(self.month).isoformat(),
+            self._rules(name), self.month, self._clock(name).isoformat(),
             self._view(), self._place(name),
         )  # fmt: skip
 
@@ -111,7 +119,7 @@ class Stage:
         if self.config.switches.newcomer == "paper":
             if self.month == 1:
                 return 10  # the reference writes the first month's down as a literal
-            return village.share * len(village.names) // village.rules.villagers
+            return int(share(village.rules, np.array(village.stock)))
         return village.share
 
     async def framework(self, questions: Sequence[Question]) -> list[Answer]:
@@ -129,28 +137,43 @@ class Stage:
         self.journal.answer(key, self._place(name), name, question.purpose, answer)
         return answer
 
+    def _clock(self, name: str) -> date:
+        """The date, as a villager's clock has it."""
+        if self.config.switches.clock == "corrected" or self.today == last_day(self.month):
+            return self.today
+        if self.config.arrivals.get(name) == self.month:
+            return first_day(1)
+        return first_day(self.month) if self._place(name) else self.today
+
     def _place(self, name: str) -> int:
         return self.names.index(name) if name in self.names else len(self.names)
 
     def _rules(self, name: str) -> str:
+        if name == FRAMEWORK:
+            return "You keep the record of a village's meetings. You do not live there."
         config, scenario, village = self.config, self.scenario, self.village
-        others = [other for other in village.names if other != name]
-        rules = config.rules
+        # The reference's villagers know from the first month who will come.
+        known = config.names if config.switches.newcomer == "paper" else village.names
+        others = [other for other in known if other != name]
+        rules, place = config.rules, config.names.index(name)
         words = {"names": _listed(others), "capacity": rules.capacity}
-        own_cap = rules.caps[config.names.index(name)] if rules.caps and name in config.names else 0
         return prompts.render(
             "rules", name=name, rules=scenario.rules.format(**words),
-            growth=scenario.told_growth(rules), collapse_below=rules.collapse_below,
-            units=scenario.units, caps=own_cap, talks=config.talk != "none",
+            growth=scenario.told_growth(rules),
+            # The paper's villagers are not told when all is over.
+            collapse_below=rules.collapse_below if config.profile == "lean" else 0,
+            stock_units=scenario.stock_units or scenario.units, units=scenario.units,
+            cap=rules.caps[place] if place < len(rules.caps) else None,
+            owns=rules.endowments[place] if place < len(rules.endowments) else None,
+            talks=config.talk != "none",
             sees_catches=config.sees_catches, meeting=scenario.meeting,
             goal=self._goals.get(name, ""), extra="\n\n".join(self._extra),
         )  # fmt: skip
 
     def _view(self) -> View:
         village = self.village
-        last = village.harvests[-1] if village.harvests else None
-        if village.harvested and len(village.harvests) > 1:
-            last = village.harvests[-2]
+        earlier = village.harvests[: village.month - 1]
+        last = earlier[-1] if earlier else None
         demands = [(last.demands.get(n) or 0) if last else 0 for n in village.names]
         received = [last.received.get(n, 0) if last else 0 for n in village.names]
         rules = village.rules
