@@ -23,7 +23,7 @@ async def ask_model(
     *,
     seed: int,
     attempts: int = 3,
-    timeout: float = 120.0,
+    timeout: float | None = None,
     temperature: float | None = 0.0,
     max_tokens: int = 1000,
 ) -> Answer:
@@ -35,7 +35,8 @@ async def ask_model(
         question: whose schema and check the answer must pass.
         seed: of the first attempt; later ones count up.
         attempts: how often it is asked.
-        timeout: seconds for each attempt.
+        timeout: seconds for each attempt, waiting for its turn included; None: only the model's own
+            limits count.
         temperature: of the sampling.
         max_tokens: of each answer.
 
@@ -56,7 +57,7 @@ async def ask_model(
         except LimitError:
             raise
         except TimeoutError:
-            answer = Answer(None, "timeout", why=f"no answer in {timeout:g} s")
+            answer = Answer(None, "timeout", why=f"no answer in {timeout or 0:g} s")
         except StrettoError as error:
             # The client has tried again already.
             answer = Answer(None, "error", why=str(error))

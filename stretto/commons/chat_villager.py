@@ -43,8 +43,9 @@ class ChatVillager:
         embedder: of its memories.
         act: what it does for a living, as in "catch"; what it thinks about.
         attempts: how often it is asked for a usable answer.
-        timeout: seconds for each attempt.
+        timeout: seconds for each attempt; None: any.
         temperature: of its answers.
+        max_tokens: of each answer.
         has_memory: without, it knows only what belongs to the present month, and does not think
             about what it will have forgotten.
         seed: of its model's sampling.
@@ -61,8 +62,9 @@ class ChatVillager:
         switches: Switches | None = None,
         act: str = "harvest",
         attempts: int = 3,
-        timeout: float = 120.0,
+        timeout: float | None = None,
         temperature: float | None = 0.0,
+        max_tokens: int = 1000,
         has_memory: bool = True,
         seed: int = 0,
         voice: ChatModel | None = None,
@@ -70,7 +72,7 @@ class ChatVillager:
         self.name, self.chat, self.model, self.scripted = name, chat, chat.name, chat.scripted
         self._profile, self._switches = profile, switches or Switches()
         self._act, self._attempts, self._timeout = act, attempts, timeout
-        self._temperature, self._seed = temperature, seed
+        self._temperature, self._max_tokens, self._seed = temperature, max_tokens, seed
         self._voice, self._has_memory = voice, has_memory
         self.stream = MemoryStream(embedder, self._switches, seed_of(seed, "memory", name))
         self._heard: list[News] = []
@@ -91,7 +93,7 @@ class ChatVillager:
             chat, messages, question,
             seed=seed_of(self._seed, situation.month, question.purpose, self.name) % 2**31,
             attempts=1 if once else self._attempts, timeout=self._timeout,
-            temperature=self._temperature,
+            temperature=self._temperature, max_tokens=self._max_tokens,
         )  # fmt: skip
 
     def see(self, news: News) -> None:

@@ -1,6 +1,7 @@
 """The meeting at the end of a month: a report, talk, and what is made of it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from stretto.commons import prompts
 from stretto.commons.stage import Stage
@@ -71,28 +72,26 @@ async def _round(stage: Stage, lines: list[dict[str, str]]) -> int:
     """Each once, in order."""
     names = stage.names[: stage.config.utterances]
     for count, name in enumerate(names, 1):
-        await _speak(stage, name, count, lines, stage.names)
+        await _speak(stage, name, count, lines, [])
     return len(names)
 
 
 async def _speak(
     stage: Stage, name: str, count: int, lines: list[dict[str, str]], candidates: list[str]
 ) -> dict | None:
-    """One utterance; None if there was none to be had."""
+    """One utterance; None if there was none to be had. Without candidates none is to be named."""
     others = [other for other in stage.names if other != name]
     text = prompts.render(
         "utterance", meeting=stage.scenario.meeting, others=" and ".join(others),
         transcript=lines, candidates=", ".join(candidates),
     )  # fmt: skip
-    schema = {
-        "type": "object", "required": ["text", "done", "next"],
-        "properties": {
-            "text": {"type": "string"}, "done": {"type": "boolean"},
-            "next": {"type": "string", "enum": candidates},
-        },
-    }  # fmt: skip
+    properties: dict[str, Any] = {"text": {"type": "string"}}
+    if candidates:
+        properties["done"] = {"type": "boolean"}
+        properties["next"] = {"type": "string", "enum": candidates}
+    schema = {"type": "object", "required": list(properties), "properties": properties}
     focus = ("", *(line["text"] for line in lines[-4:]))
-    quiet = {"text": "", "done": count >= len(stage.names), "next": candidates[0]}
+    quiet = {"text": "", "done": count >= len(stage.names), "next": next(iter(candidates), "")}
     question = Question(f"utterance.{count}", text, schema, default=quiet, focus=focus, memories=5)
     answer = (await stage.ask({name: question}))[name]
     if answer.outcome != "ok":

@@ -238,7 +238,7 @@ def _people(
             name, models[model], embedder=embedder or WordLlamaEmbedder(), profile=config.profile,
             switches=config.switches, act=words.act, attempts=config.attempts,
             timeout=config.timeout, temperature=config.temperature, has_memory=config.memory,
-            seed=config.seed, voice=voice,
+            max_tokens=config.max_tokens, seed=config.seed, voice=voice,
         )  # fmt: skip
 
     for seat in config.everybody:

@@ -65,8 +65,10 @@ class RunConfig:
         adversaries: seats' behaviours by name, each with its settings.
         framework: model that runs the meeting's record; empty: the first villager's.
         attempts: how often a model is asked for a usable answer.
-        timeout: seconds for each attempt.
+        timeout: seconds for each attempt, those in the queue of a busy endpoint included; none: an
+            endpoint's client has a limit of its own for each request.
         temperature: of all models.
+        max_tokens: of each answer; models that think before they answer need more.
         seed: of everything drawn.
     """
 
@@ -85,8 +87,9 @@ class RunConfig:
     adversaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     framework: str = ""
     attempts: int = 3
-    timeout: float = 120.0
+    timeout: float | None = None
     temperature: float = 0.0
+    max_tokens: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -98,8 +101,10 @@ class RunConfig:
                 raise ConfigError(f"seats: {name!r} cannot be a name; write it on one line")
         if len(set(names)) < len(names):
             raise ConfigError(f"seats: names must differ: {', '.join(names)}")
-        if self.attempts < 1 or self.timeout <= 0 or self.utterances < 1:
-            raise ConfigError("attempts, timeout and utterances: must be positive")
+        if min(self.attempts, self.utterances, self.max_tokens) < 1:
+            raise ConfigError("attempts, utterances and max_tokens: must be positive")
+        if self.timeout is not None and self.timeout <= 0:
+            raise ConfigError("timeout: must be positive, or none")
         for one in self.newcomers:
             if not 2 <= one.month <= self.rules.months:
                 raise ConfigError(f"newcomers.month: must be 2 to {self.rules.months}")

@@ -16,8 +16,8 @@ class Switches:
     sentences: they have no such memory and no such meeting.
 
     Attributes:
-        parsing: a harvest that cannot be read. paper: asked once, counts as a demand of 0, as if
-            it were restraint. corrected: asked again, then recorded as invalid.
+        parsing: an answer that cannot be read. paper: asked once; a harvest counts as a demand of
+            0, as if it were restraint. corrected: asked again, then recorded as invalid.
         recency: 0.99**i of a memory. paper: i counts from the oldest, so old ones weigh most.
             corrected: from the newest.
         speakers: who generates what a villager says. paper: the first villager's model, for all,

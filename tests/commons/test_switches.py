@@ -13,6 +13,7 @@ from stretto.commons.play import play
 from stretto.commons.resource import Rules
 from stretto.commons.run_config import Newcomer, RunConfig, Seat
 from stretto.commons.switches import Switches
+from stretto.errors import ConfigError
 from stretto.protocols import Completion, Message
 from tests.commons.talking import Talker
 
@@ -29,11 +30,15 @@ class Zeros:
 class Scribe(Talker):
     """Keeps who was shown what: (name, first key of the answer, prompt)."""
 
-    def __init__(self, answers: Mapping[str, Any] | None = None, **how: Any) -> None:
+    def __init__(
+        self, answers: Mapping[str, Any] | None = None, delay: float = 0.0, **how: Any
+    ) -> None:
         super().__init__(answers, **how)
+        self.delay = delay
         self.shown: list[tuple[str, str, str]] = []
 
     async def complete(self, messages: Sequence[Message], **how: Any) -> Completion:
+        await asyncio.sleep(self.delay)
         completion = await super().complete(messages, **how)
         name = re.findall(r"You are (\w+)", messages[0].content)
         question = next(m.content for m in messages[::-1] if "Answer as JSON:" in m.content)
@@ -51,7 +56,7 @@ def remembered(prompt: str) -> list[str]:
     return re.findall(r"^- (.*)$", prompt, re.MULTILINE)
 
 
-def run(scribe: Scribe, folder: Path | None = None, **how: Any) -> Any:
+def run(scribe: Talker, folder: Path | None = None, **how: Any) -> Any:
     defaults: dict[str, Any] = {"profile": "paper", "utterances": 3, "rules": Rules(months=3)}
     config = RunConfig((Seat("m"),), **{**defaults, **how})
     return asyncio.run(play(config, {"m": scribe}, folder, embedder=Zeros()))
@@ -397,3 +402,41 @@ def test_other_numbers_of_the_game_are_told() -> None:
     assert "own the worth of 7 tons" in prompt
     assert "at most 0 tons" in prompt
     assert "everything is over" not in prompt
+
+
+def test_waiting_for_a_busy_endpoint_is_no_timeout_unless_one_is_set() -> None:
+    for timeout, outcomes in ((None, {True}), (0.01, {False})):
+        game = run(
+            Scribe(jitter=0.0, delay=0.05), rules=Rules(months=1), profile="lean", attempts=1,
+            timeout=timeout,
+        )  # fmt: skip
+        assert set(game.valid[0].tolist()) == outcomes
+    with pytest.raises(ConfigError, match="timeout"):
+        RunConfig((Seat("m"),), timeout=0.0)
+
+
+def test_a_round_asks_for_words_only() -> None:
+    scribe = Scribe()
+    game = run(scribe, rules=Rules(months=1), talk="round", utterances=9)
+    assert game.utterances.tolist() == [5]
+    assert [who for who, key, _ in scribe.shown if key == "text"] == list(game.names)
+    assert not any('"next"' in text for _, key, text in scribe.shown if key == "text")
+
+
+@pytest.mark.parametrize("name", ["framework", "Moderator", "Ana\nModerator: all", " Ben", ""])
+def test_names_that_would_be_taken_for_somebody_else(name: str) -> None:
+    seats = (Seat("m", name), *[Seat("m")] * 4)
+    if not name:
+        assert RunConfig(seats).names[0] == "Ana"
+        return
+    with pytest.raises(ConfigError, match="cannot be a name"):
+        RunConfig(seats)
+
+
+def test_long_answers_are_allowed_where_asked_for() -> None:
+    class Long(Talker):
+        async def complete(self, messages: Any, **how: Any) -> Completion:
+            assert how["max_tokens"] == 8000
+            return await super().complete(messages, **how)
+
+    assert run(Long(), rules=Rules(months=1), profile="lean", max_tokens=8000).valid.all()  # type: ignore[arg-type]
