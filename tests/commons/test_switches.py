@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stretto.commons.play import play
-from stretto.commons.resource import Rules
+from stretto.commons.resource import Growth, Rules
 from stretto.commons.run_config import Newcomer, RunConfig, Seat
 from stretto.commons.switches import Switches
 from stretto.errors import ConfigError
@@ -440,3 +440,79 @@ def test_long_answers_are_allowed_where_asked_for() -> None:
             return await super().complete(messages, **how)
 
     assert run(Long(), rules=Rules(months=1), profile="lean", max_tokens=8000).valid.all()  # type: ignore[arg-type]
+
+
+ONLY_PAPER = ("recency", "order", "importance", "limits", "clock", "turns", "speakers", "sentences")
+
+
+@pytest.mark.parametrize("switch", ONLY_PAPER)
+def test_lean_villagers_have_no_part_in(switch: str) -> None:
+    shown = []
+    for switches in (Switches(), Switches(**{switch: "paper"})):  # type: ignore[arg-type]
+        scribe = Scribe({"note": "Keep 2.5. Always."})
+        run(scribe, profile="lean", switches=switches)
+        shown.append(scribe.shown)
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("switch", ["parsing", "importance", "sentences", "newcomer", "speakers"])
+def test_a_switch_changes_nothing_where_its_defect_has_no_cause(switch: str) -> None:
+    shown = []
+    for switches in (Switches(), Switches(**{switch: "paper"})):  # type: ignore[arg-type]
+        scribe = Scribe({"thought": "Mine."})
+        run(scribe, switches=switches, told_threshold="number")
+        shown.append(scribe.shown)
+    assert shown[0] == shown[1]
+
+
+def test_a_newcomers_run_has_the_references_number_of_requests() -> None:
+    """12.4: 15 months, one insight each: 741."""
+    scribe = Scribe()
+    run(
+        scribe, rules=Rules(villagers=4, months=15), switches=PAPER, utterances=9,
+        newcomers=(Newcomer(4, Seat("m")),),
+    )  # fmt: skip
+    assert len(scribe.shown) == 741
+
+
+def test_the_month_of_a_collapse_is_talked_over() -> None:
+    scribe = Scribe({"units": 20})
+    game = run(scribe)
+    assert (game.months, game.collapsed) == (1, True)
+    kinds = {key for _, key, _ in scribe.shown}
+    assert kinds == {"reasoning", "text", "summary", "thought", "rating", "insights"}
+    assert game.utterances.tolist() == [3]
+
+
+def test_lean_villagers_need_no_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("stretto.commons.memory._wordllama", missing)
+    config = RunConfig((Seat("m"),), rules=Rules(months=2))
+    assert asyncio.run(play(config, {"m": Talker()})).months == 2
+
+
+@pytest.mark.parametrize(
+    ("growth", "capacity", "words"),
+    [
+        (Growth(), 100, "doubles, up to the 100 tons that the lake can hold. If 60 tons"),
+        (Growth(), 60, "is multiplied by 2, up to 60 tons."),
+        (Growth("multiply", 1.5, 0.2), 100, "by 1.5, give or take 20% of the growth, up to 100"),
+        (Growth("logistic", 0.8), 100, "grows by 0.8 times itself times the part of the lake"),
+    ],
+)
+def test_the_law_of_growth_in_words(growth: Growth, capacity: int, words: str) -> None:
+    prompt = harvest(1, rules=Rules(months=1, growth=growth, capacity=capacity), profile="lean")
+    assert words in prompt
+    assert ("60 tons are left of 90" in prompt) == (growth == Growth() and capacity == 100)
+
+
+def test_what_is_not_told_is_in_no_prompt() -> None:
+    """With a share of 7 of 70 units, no prompt has that number, nor the horizon."""
+    for profile in ("paper", "lean"):
+        scribe = Scribe({"units": 3, "limit": None})
+        run(scribe, profile=profile, rules=Rules(months=23, start=70, villagers=5), utterances=1)
+        first = [text for _, _, text in scribe.shown if "month 1." in text]
+        assert first
+        assert not any(re.search(r"\b(7|23)\b", text) for text in first)
