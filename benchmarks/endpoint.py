@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 FAILURES = (
     "429", "500", "503", "401", "404", "context", "hang", "drop", "cut", "empty", "nothing",
-    "refusal", "filter", "filter_error", "bad_json", "html", "error_200", "quota",
+    "refusal", "filter", "filter_error", "bad_json", "html", "error_200", "quota", "schema",
 )  # fmt: skip
 
 
@@ -167,6 +167,7 @@ class Endpoint:
                 {},
                 "content_filter",
             ),
+            "schema": (400, "Invalid schema for response_format 'answer'"),
             "error_200": (200, "Provider returned error", {}),
         }
         return _error(*told[failure]) if failure in told else None

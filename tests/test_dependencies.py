@@ -14,7 +14,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"stretto", "benchmarks", "tests", "hatch-build", "hatch_build"} | {
     p.stem for p in (ROOT / "tests").rglob("*.py")
 }
-DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "opentelemetry": "opentelemetry-api"}
 
 # What an area may import besides the core.
 AREAS = {
@@ -26,6 +26,9 @@ AREAS = {
 }
 # Files that are of no use without an extra, wherever they stand: each of these must bring it.
 OPTIONAL = {
+    "stretto/agents/chat.py": ["agents", "commons"],
+    "stretto/agents/mcp/client.py": ["agents"],
+    "stretto/agents/mcp/server.py": ["agents"],
     "stretto/agents/sandbox/bubblewrap.py": ["agents"],
     "stretto/agents/sandbox/monty.py": ["agents"],
     "stretto/engine/grammar.py": ["grammar"],

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from stretto.agents import trace
 from stretto.agents.refs import ObjectStore
 from stretto.agents.registry import Registry
 from stretto.agents.tool import Tool
@@ -193,6 +194,13 @@ class Broker:
 
     async def call(self, call: Call) -> CallRecord:
         """Run a call; whatever becomes of it is in the record, nothing is raised."""
+        with trace.tool(call.tool, call.arguments, call.key) as span:
+            record = await self._call(call)
+            result = record.value if record.ok else record.error
+            span.end(record.ok, result, record.kind, record.decision.verdict)
+        return record
+
+    async def _call(self, call: Call) -> CallRecord:
         try:
             tool = self.registry.get(call.tool)
         except InputError as error:

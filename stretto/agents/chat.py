@@ -17,12 +17,14 @@ import json
 import os
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
+import httpx2
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -32,6 +34,7 @@ from tenacity import (
 )
 
 from stretto.agents import chat_wire as wire
+from stretto.agents import trace
 from stretto.agents.chat_cache import ChatCache
 from stretto.agents.chat_errors import (
     EndpointError,
@@ -137,6 +140,7 @@ class EndpointChat:
         if self._gates.pop(asyncio.get_running_loop(), None) is not None:
             await _GATES.leave(self._endpoint)
 
+    @trace.chat
     async def complete(
         self,
         messages: Sequence[Message],
@@ -183,6 +187,14 @@ class EndpointChat:
             self._cache.put(key, done)
             return done
 
+    @property
+    def traced(self) -> Mapping[str, Any]:
+        """What traces tell of the endpoint."""
+        parts = urlsplit(self._hide.url)
+        port = parts.port or {"https": 443}.get(parts.scheme, 80)
+        return {trace.PROVIDER: "openai" if self._hide.url == OPENAI else "openai_compatible",
+                "server.address": parts.hostname or "", "server.port": port}  # fmt: skip
+
     def _check(
         self, model: str, concurrency: int, per_minute: int | None, budget: Budget | None,
         timeout: float, retries: int,
@@ -208,7 +220,7 @@ class EndpointChat:
         schema = wire.digest(body.get("response_format"))
         conceded = self._conceded[""] | self._conceded.get(schema, set())
         given, first = set(conceded), ""
-        said = _Said(on_text) if on_text is not None else None
+        said = wire.Said(on_text) if on_text is not None else None
         while True:
             try:
                 done = await self._try(wire.adapt(body, given), said, counts=not first)
@@ -240,7 +252,7 @@ class EndpointChat:
         made = len((done.text + "".join(c.arguments for c in done.tool_calls)).encode())
         return Usage(prompt, made, self._prices.cost(prompt, made, 0) if self._prices else 0.0)
 
-    async def _try(self, body: wire.Body, said: "_Said | None", counts: bool) -> Completion:
+    async def _try(self, body: wire.Body, said: wire.Said | None, counts: bool) -> Completion:
         """One request, as often as it takes."""
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self._retries + 1),
@@ -258,7 +270,7 @@ class EndpointChat:
             self._fail(f"gave no answer in {tries}: {error}; is it running, and is it too busy?")
         raise AssertionError("a try ends in an answer or an error")
 
-    async def _send(self, body: wire.Body, said: "_Said | None", counts: bool) -> Completion:
+    async def _send(self, body: wire.Body, said: wire.Said | None, counts: bool) -> Completion:
         openai = _openai()
         gate = self._gate()
         async with gate.turn() as client:
@@ -268,7 +280,7 @@ class EndpointChat:
                 more = {"timeout": self._timeout, "extra_body": self._extra or None}
                 if said is None:
                     told = await send.with_raw_response.create(**body, **more)
-                    answer = _parse(told.http_response.text)
+                    answer = wire.parse(told.http_response.text)
                 else:
                     async with await send.create(**body, **more) as stream:
                         answer = await self._listen(stream, said)
@@ -285,7 +297,7 @@ class EndpointChat:
                 self._fail(str(error))
         return wire.completion(answer, self.name, self._prices)
 
-    async def _listen(self, stream: Any, said: "_Said") -> wire.Body:
+    async def _listen(self, stream: Any, said: wire.Said) -> wire.Body:
         pieces = wire.Pieces()
         async for chunk in _chunks(stream):
             pieces.add(chunk)
@@ -326,7 +338,10 @@ class EndpointChat:
 
     def _client(self) -> Any:
         openai = _openai()
-        http = openai.DefaultAsyncHttpxClient(trust_env=False, proxy=self._proxy)
+        limits = httpx2.Limits()  # none: the gate keeps them
+        http = openai.DefaultAsyncHttpxClient(
+            trust_env=False, proxy=self._proxy, limits=limits, verify=_tls()
+        )
         client = openai.AsyncOpenAI(
             api_key=self._hide.key or "none",
             base_url=self._hide.address,
@@ -342,22 +357,6 @@ class EndpointChat:
         raise EndpointError(f"{self.name} at {self._hide.url} {text}") from None
 
 
-class _Said:
-    """What ``on_text`` has been given; an answer that is begun again goes on where it was cut."""
-
-    def __init__(self, on_text: Callable[[str], None]) -> None:
-        self._on_text, self._given = on_text, ""
-
-    def tell(self, text: str) -> bool:
-        """Give what is new of the text so far; False if it contradicts what was given."""
-        if text.startswith(self._given):
-            new, self._given = text[len(self._given) :], text
-            if new:
-                self._on_text(new)
-            return True
-        return self._given.startswith(text)
-
-
 def _openai() -> Any:
     try:
         import openai
@@ -368,23 +367,18 @@ def _openai() -> Any:
     return openai
 
 
+@cache
+def _tls() -> Any:
+    """Certificates take 40 ms to read: once is enough."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 async def _chunks(stream: Any) -> AsyncIterator[wire.Body]:
     try:
         async for chunk in stream:
             yield chunk.to_dict()
     except json.JSONDecodeError:
         raise PassingError("a piece of the stream is not JSON") from None
-
-
-def _parse(text: str) -> wire.Body:
-    """An answer's body. Pages of gateways and errors under status 200 pass, one hopes."""
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        raise PassingError("the answer is not JSON") from None
-    if not isinstance(answer, dict) or (answer.get("error") and not answer.get("choices")):
-        raise PassingError(f"the answer is {text[:200]}")
-    return answer
 
 
 def _pause(state: RetryCallState) -> float:

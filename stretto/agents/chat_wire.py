@@ -6,10 +6,11 @@ choices and unknown finish reasons are read as well as they can be.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from stretto.agents.chat_errors import PassingError
 from stretto.protocols import Completion, FinishReason, Message, ToolCall, Usage
 
 Body = dict[str, Any]
@@ -143,6 +144,33 @@ def adapt(body: Body, given: set[str]) -> Body:
 
 
 # What comes back.
+
+
+def parse(text: str) -> Body:
+    """An answer's body. Pages of gateways and errors under status 200 pass, one hopes."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        raise PassingError("the answer is not JSON") from None
+    if not isinstance(answer, dict) or (answer.get("error") and not answer.get("choices")):
+        raise PassingError(f"the answer is {text[:200]}")
+    return answer
+
+
+class Said:
+    """What ``on_text`` has been given; an answer that is begun again goes on where it was cut."""
+
+    def __init__(self, on_text: Callable[[str], None]) -> None:
+        self._on_text, self._given = on_text, ""
+
+    def tell(self, text: str) -> bool:
+        """Give what is new of the text so far; False if it contradicts what was given."""
+        if text.startswith(self._given):
+            new, self._given = text[len(self._given) :], text
+            if new:
+                self._on_text(new)
+            return True
+        return self._given.startswith(text)
 
 
 class Pieces:

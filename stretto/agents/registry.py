@@ -25,6 +25,7 @@ class Registry:
     def __init__(self, tools: Iterable[Tool | Callable[..., Any]] = ()) -> None:
         self._tools: dict[str, Tool] = {}
         self._index = TextIndex()
+        self._listeners: list[Callable[[], None]] = []
         for each in tools:
             self.add(each)
 
@@ -53,6 +54,7 @@ class Registry:
                               tool.schema.get("properties", {}).items())  # fmt: skip
         # What a tool is called and does counts twice as much as what it takes.
         self._index.add(tool.name, f"{tool.name} {tool.name} {tool.doc} {tool.doc} {parameters}")
+        self._tell()
         return tool
 
     def remove(self, name: str) -> Tool:
@@ -64,7 +66,12 @@ class Registry:
         tool = self.get(name)
         del self._tools[tool.name]
         self._index.remove(tool.name)
+        self._tell()
         return tool
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` whenever a tool has been added or removed."""
+        self._listeners.append(listener)
 
     def get(self, name: str) -> Tool:
         """A tool by its name, or by the name it has in Python.
@@ -158,6 +165,10 @@ class Registry:
         if not isinstance(arguments, Mapping):
             raise InputError(f"tool {tool.name}: arguments are {arguments!r}; give an object")
         return tool, dict(arguments)
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def _find(self, name: str) -> Tool | None:
         if name in self._tools:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from stretto.agents import trace
 from stretto.errors import InputError
 from stretto.protocols import Completion, Message
 
@@ -37,9 +38,11 @@ class ScriptedChat:
         if isinstance(answers, str):
             raise InputError("a scripted model takes a list of answers; give [text]")
         self.name = name
+        self.traced = {trace.PROVIDER: trace.OURS}
         self.asked: list[tuple[Message, ...]] = []
         self._answers = answers if callable(answers) else list(answers)
 
+    @trace.chat
     async def complete(
         self,
         messages: Sequence[Message],

@@ -73,7 +73,7 @@ class ChatVillager:
         self._profile, self._switches = profile, switches or Switches()
         self._act, self._attempts, self._timeout = act, attempts, timeout
         self._temperature, self._max_tokens, self._seed = temperature, max_tokens, seed
-        self._voice, self._has_memory = voice, has_memory
+        self._voice, self.has_memory = voice, has_memory
         self.stream = MemoryStream(embedder, self._switches, seed_of(seed, "memory", name))
         self._heard: list[News] = []
         self._later: list[Memory] = []
@@ -123,7 +123,7 @@ class ChatVillager:
         """Two thoughts about the talk, each with its importance, at once."""
         self._settle()
         heard, self._heard = self._heard, []
-        if not heard or not self._has_memory:
+        if not heard or not self.has_memory:
             return
         transcript = [{"who": news.who, "text": news.text} for news in heard]
         chat = " ".join(f"{line['who']}: {line['text']}" for line in transcript)
@@ -145,7 +145,7 @@ class ChatVillager:
         """Insights from what comes to mind, each with its importance."""
         self._settle()
         self._heard.clear()
-        if not self._has_memory:
+        if not self.has_memory:
             self.stream.forget_all()
         if self._profile == "lean":
             return
@@ -170,7 +170,7 @@ class ChatVillager:
 
     def note(self, text: str, month: int) -> None:
         """What a lean villager wrote down for itself."""
-        if text.strip() and self._has_memory:
+        if text.strip() and self.has_memory:
             self.see(News("note", text, month))
 
     def _settle(self) -> None:

@@ -1,5 +1,6 @@
 """The meeting at the end of a month: a report, talk, and what is made of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,8 @@ class Talk:
 async def meet(stage: Stage, harvest: Harvest) -> Talk:
     """Report, talk, extract the agreed limit, let all think about it."""
     lines = []
-    if stage.config.sees_catches:
-        report = reported(stage, harvest)
-        lines.append({"who": MODERATOR, "text": report})
-        stage.log("report", text=report)
-        stage.tell(stage.names, "report", report, MODERATOR, always=True)
+    if told := await report(stage, harvest):
+        lines.append({"who": MODERATOR, "text": told})
     reports = len(lines)
     said = await (_in_turns if stage.config.talk == "meeting" else _round)(stage, lines)
     limit = await _record(stage, lines) if len(lines) > reports else None
@@ -43,12 +41,24 @@ async def meet(stage: Stage, harvest: Harvest) -> Talk:
     return Talk(said, limit)
 
 
-def reported(stage: Stage, harvest: Harvest) -> str:
-    """Everybody's catch, in words."""
+async def report(stage: Stage, harvest: Harvest) -> str:
+    """Tell everybody what each took, as far as it is told; mechanisms may change what is."""
+    if not stage.config.sees_catches:
+        return ""
+    told: dict[str, int] = dict(harvest.received)
+    for mechanism in stage.mechanisms:
+        told = await mechanism.report(stage, harvest, told)
+    text = in_words(stage, told)
+    stage.log("report", text=text)
+    stage.tell(stage.names, "report", text, MODERATOR, always=True)
+    return text
+
+
+def in_words(stage: Stage, catches: Mapping[str, int]) -> str:
+    """Everybody's catch; nothing is said of those who are not there."""
     unit, units, took = stage.scenario.unit, stage.scenario.units, stage.scenario.took
     return " ".join(
-        f"{name} {took} {got} {unit if got == 1 else units}."
-        for name, got in harvest.received.items()
+        f"{name} {took} {got} {unit if got == 1 else units}." for name, got in catches.items()
     )
 
 

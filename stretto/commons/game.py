@@ -26,6 +26,7 @@ class Game:
         collapsed: whether the stock fell below the limit.
         utterances: (M,) what villagers said, without the moderator.
         limits: (M,) agreed most per villager, NaN where none was agreed.
+        transfers: (M, N) units of payoff that institutions gave or took; empty: none.
     """
 
     rules: Rules
@@ -39,6 +40,7 @@ class Game:
     collapsed: bool
     utterances: Units
     limits: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    transfers: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def months(self) -> int:

@@ -27,6 +27,7 @@ class Measures:
         survival_time: months, that of the collapse counts.
         survived: the horizon was reached without a collapse.
         gain: units, mean over villagers who ever took part.
+        payoff: the same, with what institutions gave and took: fines, rewards, prices.
         efficiency: of what the first month's threshold, taken each month, would have given; at
             most 1.
         equality: 1 - Gini coefficient of the villagers' totals; None if nothing was harvested.
@@ -39,6 +40,7 @@ class Measures:
     survival_time: int
     survived: bool
     gain: float
+    payoff: float
     efficiency: float
     equality: float | None
     over_usage: float | None
@@ -59,7 +61,9 @@ def measure(game: Game, form: Form = "strict") -> Measures:
         raise InputError(f"form: {form!r} is neither strict nor legacy")
     if not game.months:
         raise InputError("a game without a month has no measures")
-    totals = game.received.sum(axis=0)[game.present.any(axis=0)]
+    there = game.present.any(axis=0)
+    totals = game.received.sum(axis=0)[there]
+    moved = float(game.transfers.sum()) / int(there.sum())
     asked = int(game.present.sum())
     acted = game.present & game.valid if form == "strict" else game.present
     over, over_demand = _over(game, game.received, acted), _over(game, game.demands, acted)
@@ -69,6 +73,7 @@ def measure(game: Game, form: Form = "strict") -> Measures:
         survival_time=game.months,
         survived=at_end and (form == "legacy" or not game.collapsed),
         gain=float(totals.mean()),
+        payoff=float(totals.mean()) + moved,
         efficiency=efficiency(game),
         equality=equality(totals),
         over_usage=over / actions if actions else None,

@@ -17,7 +17,8 @@ from stretto.commons import prompts
 from stretto.commons.adversaries import adversaries_of
 from stretto.commons.calendar import first_day, last_day, meeting_day
 from stretto.commons.chat_villager import ChatVillager
-from stretto.commons.discussion import meet, reported
+from stretto.commons.code_villager import CodeVillager
+from stretto.commons.discussion import meet, report
 from stretto.commons.game import Game
 from stretto.commons.journal import Journal
 from stretto.commons.mechanisms import Mechanism, mechanisms_of
@@ -26,6 +27,7 @@ from stretto.commons.metrics import measure
 from stretto.commons.policies import policy
 from stretto.commons.run_config import RunConfig
 from stretto.commons.scenario import scenario
+from stretto.commons.seeds import seed_of
 from stretto.commons.stage import FRAMEWORK, Stage
 from stretto.commons.village import Harvest, Village
 from stretto.commons.villager import Answer, Question, ScriptedVillager, Villager
@@ -65,15 +67,20 @@ async def play(
     journal = Journal(folder / JOURNAL if folder is not None else None)
     first = config.names[: config.rules.villagers]
     village = Village(config.rules, first, seed=config.seed)
-    stage = Stage(config, scenario(config.scenario), village, people, journal, on_answer)
     mechanisms = mechanisms_of(config.mechanisms)
+    words = scenario(config.scenario)
+    stage = Stage(config, words, village, people, journal, on_answer, mechanisms)
     _start(stage)
+    for mechanism in mechanisms:
+        await mechanism.begin(stage)
     utterances, limits = [], []
     while True:
+        stage.new_month()
         stage.today = first_day(village.month)
         for name, month in config.arrivals.items():
             if month == village.month:
                 _arrive(stage, name)
+        await stage.prepare()
         for mechanism in mechanisms:
             await mechanism.before_harvest(stage)
         harvest = await _harvest(stage, mechanisms)
@@ -81,6 +88,8 @@ async def play(
         for mechanism in mechanisms:
             await mechanism.after_harvest(stage, harvest)
         said, limit = await _evening(stage, harvest, mechanisms)
+        for mechanism in mechanisms:
+            await mechanism.after_talk(stage, harvest)
         utterances.append(said)
         limits.append(np.nan if limit is None else float(limit))
         stage.today = last_day(village.month)
@@ -88,7 +97,7 @@ async def play(
         if village.ended:
             break
         village.next_month()
-    game = village.game(utterances, limits)
+    game = village.game(utterances, limits, stage.transfers)
     reason = "collapse" if game.collapsed else "horizon"
     stage.log("end", reason=reason, **{
         form: asdict(measure(game, form)) for form in ("strict", "legacy")
@@ -142,6 +151,9 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
     stage.log("harvest", **{k: v for k, v in asdict(harvest).items() if k != "month"})
     stage.today = meeting_day(stage.month)
     for name, answer in answers.items():
+        heed = getattr(stage.villagers[name], "heed", None)
+        if heed is not None:
+            heed(answer)
         stage.tell([name], "result", _result(stage, harvest, name), always=True)
         if answer.outcome == "ok" and stage.config.profile == "lean":
             _note(stage, name, answer.value)
@@ -178,9 +190,9 @@ def _result(stage: Stage, harvest: Harvest, name: str) -> str:
 
 
 def _note(stage: Stage, name: str, value: Mapping[str, Any]) -> None:
-    villager = stage.villagers[name]
-    if isinstance(villager, ChatVillager):
-        villager.note(str(value.get("note", "")), stage.month)
+    note = getattr(stage.villagers[name], "note", None)
+    if note is not None:
+        note(str(value.get("note", "")), stage.month)
 
 
 async def _evening(
@@ -189,26 +201,19 @@ async def _evening(
     """Report and talk; how many spoke, and the limit they agreed on."""
     config = stage.config
     if config.talk == "none":
-        if config.sees_catches:
-            report = reported(stage, harvest)
-            stage.log("report", text=report)
-            stage.tell(stage.names, "report", report, always=True)
+        await report(stage, harvest)
         return 0, None
     for mechanism in mechanisms:
         await mechanism.before_talk(stage, harvest)
     if config.profile == "lean":
-        told = _messages(stage, harvest)
-        return told, None
+        await report(stage, harvest)
+        return _messages(stage), None
     talk = await meet(stage, harvest)
     return talk.utterances, talk.limit
 
 
-def _messages(stage: Stage, harvest: Harvest) -> int:
+def _messages(stage: Stage) -> int:
     """Lean villagers wrote what they want to say with the harvest: it is heard now."""
-    if stage.config.sees_catches:
-        report = reported(stage, harvest)
-        stage.log("report", text=report)
-        stage.tell(stage.names, "report", report, always=True)
     count = 0
     for name, text in stage.messages.items():
         count += 1
@@ -224,9 +229,11 @@ def _people(
     human: Callable[[str], Villager] | None,
 ) -> list[Villager]:
     """Everybody, newcomers too, and whoever keeps the record."""
-    words, twists = scenario(config.scenario), adversaries_of(config.adversaries)
+    words = scenario(config.scenario)
+    twists = adversaries_of(config.adversaries, config.names)
     people: list[Villager] = []
-    first_model = next((s.model for s in config.everybody if s.model in models), "")
+    used = [seat.model.removeprefix("code:") for seat in config.everybody]
+    first_model = next((model for model in used if model in models), "")
     # The reference lets the first villager's model speak for all.
     voice = models.get(first_model) if config.switches.speakers == "paper" else None
 
@@ -249,6 +256,13 @@ def _people(
             if human is None:
                 raise ConfigError(f"seat {seat.name}: nobody is there to play; use commons play")
             villager = human(seat.name)
+        elif seat.model.startswith("code:"):
+            villager = CodeVillager(
+                chat(seat.name, seat.model.removeprefix("code:")),
+                words,
+                sees_catches=config.sees_catches,
+                seed=seed_of(config.seed, "code", seat.name),
+            )
         else:
             villager = chat(seat.name, seat.model)
         for twist in twists:

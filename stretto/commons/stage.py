@@ -7,7 +7,7 @@ thinks or where a record is kept.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from stretto.commons.seeds import generator
 from stretto.commons.village import Village
 from stretto.commons.villager import Answer, Ask, News, Question, Situation, Villager
 
+if TYPE_CHECKING:
+    from stretto.commons.mechanisms import Mechanism
+
 FRAMEWORK = "framework"  # the name of whoever keeps the record
 
 
@@ -36,6 +39,9 @@ class Stage:
         villagers: by name, newcomers too.
         journal: what happened.
         on_answer: told of every new answer, as for costs; never of recorded ones.
+        mechanisms: the village's institutions.
+        quota: most that one may take this month, where an institution says so.
+        transfers: units of payoff that villagers gained or lost otherwise, by month.
         messages: what villagers wrote with this month's harvest, to be heard after it.
         today: in the game; goes on from the harvest to the meeting and the end of the month.
     """
@@ -48,14 +54,19 @@ class Stage:
         villagers: Sequence[Villager],
         journal: Journal,
         on_answer: Callable[[Answer], None] = lambda _: None,
+        mechanisms: Sequence["Mechanism"] = (),
     ) -> None:
         self.config, self.scenario, self.village = config, scenario, village
         self.villagers = {villager.name: villager for villager in villagers}
         self.journal, self.on_answer = journal, on_answer
         self._goals = {seat.name: seat.goal for seat in config.everybody}
+        self.mechanisms = mechanisms
+        self.quota: int | None = None
+        self.transfers: list[dict[str, float]] = []
         self.today = first_day(village.month)
         self.messages: dict[str, str] = {}
         self._extra: list[str] = []
+        self._today: list[str] = []
 
     @property
     def month(self) -> int:
@@ -67,12 +78,28 @@ class Stage:
         """Of those who are there now."""
         return list(self.village.names)
 
+    def new_month(self) -> None:
+        """What stood for last month only is gone."""
+        self.quota = None
+        self._today.clear()
+        self.transfers.append({})
+
     async def ask(self, questions: Mapping[str, Question]) -> dict[str, Answer]:
         """Ask several villagers at once; the record has them in the village's order."""
         names = list(questions)
         answers = await together(*(self._ask(name, questions[name]) for name in names))
         self.journal.flush()
         return dict(zip(names, answers, strict=True))
+
+    async def prepare(self) -> None:
+        """Let those who prepare for a month, such as writers of programs, do so."""
+
+        async def act(villager: Villager, ask: Ask, situation: Situation) -> None:
+            prepares = getattr(villager, "prepare", None)
+            if prepares is not None:
+                await prepares(ask, situation)
+
+        await self.each(act)
 
     async def each(self, act: Callable[[Villager, Ask, Situation], Any]) -> None:
         """Let every villager do something of its own at once, such as reflect."""
@@ -92,10 +119,27 @@ class Stage:
             day = self._clock(name) if kind == "limit" else self.today
             self.villagers[name].see(News(kind, text, self.month, who, day=day, **how))
 
-    def announce(self, text: str) -> None:
-        """A rule that all know from now on: stands in the rules that they are told."""
-        if text not in self._extra:
-            self._extra.append(text)
+    def announce(self, text: str, *, lasting: bool = True) -> None:
+        """A rule that all know from now on, or this month: stands in the rules they are told."""
+        if text not in self._extra + self._today:
+            (self._extra if lasting else self._today).append(text)
+            self.log("rule", text=text, lasting=lasting)
+
+    def pay(self, mechanism: str, what: str, units: Mapping[str, float]) -> None:
+        """Payoffs that change by what an institution does; catches stay as they are.
+
+        Args:
+            mechanism: that moves them.
+            what: for, as in ``fine``.
+            units: gained or lost (negative), by villager; those of 0 are left out.
+        """
+        moved = {name: change for name, change in units.items() if change}
+        if not moved:
+            return
+        self.log("transfer", mechanism=mechanism, what=what, units=moved)
+        month = self.transfers[-1]
+        for name, change in moved.items():
+            month[name] = month.get(name, 0.0) + change
 
     def log(self, type: str, **data: Any) -> None:  # noqa: A002 - the name it has in the file
         """Record something of this month."""
@@ -167,7 +211,7 @@ class Stage:
             owns=rules.endowments[place] if place < len(rules.endowments) else None,
             talks=config.talk != "none",
             sees_catches=config.sees_catches, meeting=scenario.meeting,
-            goal=self._goals.get(name, ""), extra="\n\n".join(self._extra),
+            goal=self._goals.get(name, ""), extra="\n\n".join(self._extra + self._today),
         )  # fmt: skip
 
     def _view(self) -> View:

@@ -134,12 +134,18 @@ class Village:
         self.month += 1
         self.stock = int(shocked(self.rules, grown, self.month)[0])
 
-    def game(self, utterances: Sequence[int] = (), limits: Sequence[float] = ()) -> Game:
+    def game(
+        self,
+        utterances: Sequence[int] = (),
+        limits: Sequence[float] = (),
+        transfers: Sequence[Mapping[str, float]] = (),
+    ) -> Game:
         """What happened, for the measures.
 
         Args:
             utterances: by month; none: nobody spoke.
             limits: agreed per villager, by month; NaN where none was.
+            transfers: units of payoff gained or lost otherwise, by month and villager.
         """
         months, names = len(self.harvests), self._everybody
 
@@ -159,4 +165,5 @@ class Village:
             grid("demands"), grid("received"), present, valid,
             bool(self.harvests and self.harvests[-1].collapsed),
             np.array(utterances or [0] * months), np.array(limits or [np.nan] * months),
+            np.array([[moved.get(name, 0.0) for name in names] for moved in transfers]),
         )  # fmt: skip

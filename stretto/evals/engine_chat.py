@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
+from stretto.agents import trace
 from stretto.agents.chat_wire import Body, message_json
 from stretto.agents.schemas import grammar_schema
 from stretto.engine import Engine, Grammar, Limits, SamplingParams
@@ -60,6 +61,7 @@ class EngineChat:
             raise InputError(f"{name}: a chat model has one stream, this one has {names}; "
                              "give a base model, such as smollm2-135m")  # fmt: skip
         self.name, self.engine = name, engine
+        self.traced = {trace.PROVIDER: trace.OURS}
         self._template = template
         self._temperature, self._max_tokens = temperature, max_tokens
         self._special: list[str] | None = None
@@ -94,6 +96,7 @@ class EngineChat:
     async def close(self) -> None:
         """Nothing to close; as other chat models have it."""
 
+    @trace.chat
     async def complete(
         self,
         messages: Sequence[Message],

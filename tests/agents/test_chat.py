@@ -157,6 +157,20 @@ def test_a_refusal_for_another_reason_changes_nothing():
     assert endpoint.asked[-1]["response_format"]["type"] == "json_schema"
 
 
+def test_a_schema_that_is_refused_says_nothing_about_others():
+    async def run():
+        async with EndpointChat("m", base_url=endpoint.url) as chat:
+            with pytest.warns(UserWarning, match="schema"):
+                await chat.complete(ASK, schema=SCHEMA)
+            await chat.complete(ASK, schema=SCHEMA)
+            await chat.complete(ASK, schema={"type": "integer"})
+
+    with Endpoint(fails=["schema"]) as endpoint:
+        asyncio.run(run())
+    forms = [asked["response_format"]["type"] for asked in endpoint.asked]
+    assert forms == ["json_schema", "json_object", "json_object", "json_schema"]
+
+
 @pytest.mark.parametrize("failure", ["429", "500", "503", "drop", "bad_json", "html", "error_200"])
 def test_passing_failures_are_tried_again(failure):
     with Endpoint(fails=[failure, failure, ""]) as endpoint:
@@ -191,11 +205,17 @@ def test_retry_after_holds_back_everybody():
         loop = asyncio.get_running_loop()
         async with EndpointChat("m", base_url=endpoint.url) as chat:
             start = loop.time()
+            first = asyncio.create_task(chat.complete(ASK))
+            while not endpoint.asked or endpoint.fails:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)  # until the refusal has come back
             await chat.complete(ASK)
-            return loop.time() - start
+            assert loop.time() - start >= 0.8
+            await first
 
-    with Endpoint(fails=["429"], retry_after="0.4") as endpoint:
-        assert asyncio.run(run()) >= 0.4
+    with Endpoint(fails=["429"], retry_after="0.8") as endpoint:
+        asyncio.run(run())
+    assert len(endpoint.asked) == 3
 
 
 def test_retry_after_is_a_number_or_a_date():

@@ -1,5 +1,6 @@
 import asyncio
 import multiprocessing
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ pytest.importorskip("benchmarks.endpoint")  # not in an installed package
 from benchmarks.endpoint import Endpoint
 from stretto.agents.chat import Budget, EndpointChat, EndpointError
 from stretto.agents.chat_cache import ChatCache
+from stretto.agents.chat_gate import Gate
 from stretto.errors import ConfigError, InputError, LimitError
 from stretto.protocols import Completion, Message, Usage
 
@@ -80,8 +82,16 @@ def test_failures_are_not_cached(tmp_path):
         assert not ask(endpoint, cache=cache).cached
 
 
+class SlowCache(ChatCache):
+    """Leaves others time to get in between."""
+
+    def _catch_up(self):
+        super()._catch_up()
+        time.sleep(0.001)
+
+
 def _fill(path, start):
-    cache = ChatCache(path)
+    cache = SlowCache(path)
     for number in range(start, start + 60):
         cache.put(f"key {number}", Completion(f"text {number} " * 50))
 
@@ -104,12 +114,14 @@ def test_cache_after_a_killed_writer(tmp_path):
     path = tmp_path / "c.jsonl"
     ChatCache(path).put("a", Completion("one"))
     whole = path.read_bytes()
-    for end in (1, len(whole) - 1):
-        path.write_bytes(whole + whole.replace(b"one", b"two")[:end])
+    longer = whole.replace(b"one", b"two" * 100)
+    for end in (1, len(longer) - 1):
+        path.write_bytes(whole + longer[:end])
         cache = ChatCache(path)
         assert len(cache) == 1
         cache.put("b", Completion("three"))
         assert [ChatCache(path).get(key).text for key in "ab"] == ["one", "three"]
+        assert path.read_bytes().endswith(b"\n")
 
 
 def test_cache_that_is_none(tmp_path):
@@ -171,3 +183,34 @@ def test_a_cached_answer_costs_nothing(tmp_path):
 def test_negative_budget():
     with pytest.raises(ConfigError, match="tokens"):
         Budget(tokens=-1)
+
+
+def test_a_place_at_the_gate_is_never_lost_nor_given_twice():
+    async def run():
+        gate, at_once, release = Gate(None), [0, 0], asyncio.Event()
+        gate.limit(1, None)
+
+        async def use(wait):
+            async with gate.turn():
+                at_once[0] += 1
+                at_once[1] = max(at_once)
+                await wait()
+                at_once[0] -= 1
+
+        first = asyncio.create_task(use(release.wait))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(use(lambda: asyncio.sleep(0))) for _ in range(6)]
+        await asyncio.sleep(0)
+        others[3].cancel()  # while it stands in line
+        for _ in range(5):
+            await asyncio.sleep(0)
+        release.set()
+        await asyncio.sleep(0)
+        others[0].cancel()  # its turn has come, and it does not know yet
+        told = await asyncio.wait_for(
+            asyncio.gather(first, *others, return_exceptions=True), timeout=5
+        )
+        assert sum(isinstance(each, asyncio.CancelledError) for each in told) == 2
+        assert at_once == [0, 1]
+
+    asyncio.run(run())

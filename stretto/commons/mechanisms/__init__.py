@@ -3,6 +3,9 @@
 A mechanism is a class with a frozen config and any of the hooks of :class:`Mechanism`. The file's
 name is its name; others come from installed packages, as entry points ``stretto.mechanisms``. The
 file (or entry point) gives a class called ``Plugin`` whose ``Settings`` are a dataclass.
+
+Everything drawn comes from ``stage.rng``, everything asked goes through ``stage.ask``: then the
+same run gives the same record, and a broken run goes on.
 """
 
 from collections.abc import Mapping
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 class Mechanism:
     """What a mechanism can do; each hook does nothing by default."""
 
+    async def begin(self, stage: "Stage") -> None:
+        """The game begins: the time to announce rules."""
+
     async def before_harvest(self, stage: "Stage") -> None:
         """A month begins; newcomers are there."""
 
@@ -29,7 +35,19 @@ class Mechanism:
         """All have harvested; nobody has talked."""
 
     async def before_talk(self, stage: "Stage", harvest: "Harvest") -> None:
-        """The meeting begins."""
+        """The meeting begins; never called in a village without talk."""
+
+    async def report(
+        self, stage: "Stage", harvest: "Harvest", told: dict[str, int]
+    ) -> dict[str, int]:
+        """What all are told that each took, which was ``told``; who is left out is not told of.
+
+        Called once a month, where catches are seen.
+        """
+        return told
+
+    async def after_talk(self, stage: "Stage", harvest: "Harvest") -> None:
+        """The evening is over, in villages without talk too; then all reflect."""
 
 
 def mechanisms_of(settings: Mapping[str, Mapping[str, Any]]) -> list[Mechanism]:
