@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stretto.commons import prompts
+from stretto.commons import prompts, townhall
 from stretto.commons.stage import Stage
 from stretto.commons.village import Harvest
 from stretto.commons.villager import Question
@@ -32,7 +32,8 @@ async def meet(stage: Stage, harvest: Harvest) -> Talk:
     if told := await report(stage, harvest):
         lines.append({"who": MODERATOR, "text": told})
     reports = len(lines)
-    said = await (_in_turns if stage.config.talk == "meeting" else _round)(stage, lines)
+    ways = {"meeting": _in_turns, "round": _round, "townhall": _at_once}
+    said = await ways[stage.config.talk](stage, lines)
     limit = await _record(stage, lines) if len(lines) > reports else None
     if limit is not None:
         text = f"The village agreed that nobody takes more than {limit} {stage.scenario.units}."
@@ -84,6 +85,29 @@ async def _round(stage: Stage, lines: list[dict[str, str]]) -> int:
     for count, name in enumerate(names, 1):
         await _speak(stage, name, count, lines, [])
     return len(names)
+
+
+async def _at_once(stage: Stage, lines: list[dict[str, str]]) -> int:
+    """All together, one row a token of each."""
+    told = lines[0]["text"] if lines else ""
+    text = prompts.render(
+        "townhall", rules=stage.rules_for_all, names=", ".join(stage.names), report=told,
+        meeting=stage.scenario.meeting, units=stage.scenario.units,
+    )  # fmt: skip
+    answer = (await stage.ask({townhall.NAME: Question("townhall", text, {})}))[townhall.NAME]
+    if answer.outcome != "ok":
+        return 0
+    tokens = dict(zip(stage.names, answer.value["tokens"].values(), strict=True))
+    # One after the other would have taken a row for each token of each.
+    stage.log("townhall", rows=answer.value["rows"], in_turns=sum(tokens.values()), tokens=tokens)
+    count = 0
+    for name, spoken in zip(stage.names, answer.value["said"].values(), strict=True):
+        if said := " ".join(spoken.split()):
+            count += 1
+            lines.append({"who": name, "text": said})
+            stage.log("utterance", agent=name, text=said)
+            stage.tell(stage.names, "said", said, name)
+    return count
 
 
 async def _speak(

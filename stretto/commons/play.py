@@ -29,6 +29,7 @@ from stretto.commons.run_config import RunConfig
 from stretto.commons.scenario import scenario
 from stretto.commons.seeds import seed_of
 from stretto.commons.stage import FRAMEWORK, Stage
+from stretto.commons.townhall import Hall, TownHall
 from stretto.commons.village import Harvest, Village
 from stretto.commons.villager import Answer, Question, ScriptedVillager, Villager
 from stretto.errors import ConfigError
@@ -44,6 +45,7 @@ async def play(
     *,
     embedder: Embedder | None = None,
     human: Callable[[str], Villager] | None = None,
+    hall: Hall | None = None,
     on_answer: Callable[[Answer], None] = lambda _: None,
     on_month: Callable[[Harvest], None] = lambda _: None,
 ) -> Game:
@@ -55,6 +57,7 @@ async def play(
         folder: keeps ``game.jsonl``; None: nothing is kept.
         embedder: of memories; by default wordllama, loaded when first needed.
         human: name -> a person's seat.
+        hall: multi-stream model by which all speak at once, for ``talk: townhall``.
         on_answer: told of every new answer.
         on_month: told of every harvest, as it comes.
 
@@ -64,6 +67,10 @@ async def play(
         LimitError: a budget is spent; play again to go on.
     """
     people = _people(config, models or {}, embedder, human)
+    if config.talk == "townhall":
+        if hall is None:
+            raise ConfigError("talk: townhall: needs a multi-stream model, and none is given here")
+        people.append(TownHall(hall, len(config.names), rows=config.rows, seed=config.seed))
     journal = Journal(folder / JOURNAL if folder is not None else None)
     first = config.names[: config.rules.villagers]
     village = Village(config.rules, first, seed=config.seed)
@@ -163,7 +170,10 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
 def _harvest_question(stage: Stage) -> Question:
     config, words, capacity = stage.config, stage.scenario, stage.village.rules.capacity
     lean = config.profile == "lean"
-    wanted = {"message": lean and config.talk != "none", "note": lean and config.memory}
+    wanted = {
+        "message": lean and config.talk in ("meeting", "round"),
+        "note": lean and config.memory,
+    }
     text = prompts.render(
         "harvest", month=stage.month, stock=words.told_stock(stage.village.stock),
         units=words.units, act=words.act, capacity=capacity, **wanted,
@@ -205,7 +215,7 @@ async def _evening(
         return 0, None
     for mechanism in mechanisms:
         await mechanism.before_talk(stage, harvest)
-    if config.profile == "lean":
+    if config.profile == "lean" and config.talk != "townhall":
         await report(stage, harvest)
         return _messages(stage), None
     talk = await meet(stage, harvest)

@@ -60,7 +60,12 @@ def allowed(stage: Stage, units: int | None, of_share: float) -> int:
     """Most that one may take this month: what an institution set, a number, or a part of phi(t)."""
     if stage.quota is not None:
         return stage.quota
-    return units if units is not None else int(of_share * stage.village.share)
+    return units if units is not None else part(stage.village.share, of_share)
+
+
+def part(of: int, share: float) -> int:
+    """So much of ``of``, rounded down; a rounding error of 1e-9 must not cost a unit."""
+    return int(of * share + 1e-9)
 
 
 async def vote(

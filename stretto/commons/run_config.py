@@ -52,9 +52,11 @@ class RunConfig:
             nobody is told at which stock all is over. ``lean``: one request a month.
         switches: the reference's defects.
         talk: ``meeting``: one after the other, the speaker names the next, as in the paper;
-            ``round``: each once; ``none``. Lean villagers write one message with their harvest,
-            which the others hear after it, in either.
+            ``round``: each once; ``townhall``: all at once, by one multi-stream model; ``none``.
+            Lean villagers write one message with their harvest, which the others hear after it, in
+            ``meeting`` and ``round`` alike.
         utterances: most in a meeting, without the report.
+        rows: most in a town hall.
         sees_catches: everybody learns what each took.
         memory: villagers remember earlier months. Without, talk and catches, which come after the
             harvest, cannot change the next one.
@@ -77,8 +79,9 @@ class RunConfig:
     rules: Rules = field(default_factory=Rules)
     profile: Literal["paper", "lean"] = "lean"
     switches: Switches = field(default_factory=Switches)
-    talk: Literal["meeting", "round", "none"] = "meeting"
+    talk: Literal["meeting", "round", "townhall", "none"] = "meeting"
     utterances: int = 9
+    rows: int = 200
     sees_catches: bool = True
     memory: bool = True
     told_threshold: Literal["no", "number", "words"] = "no"
@@ -97,12 +100,12 @@ class RunConfig:
             raise ConfigError(f"seats: {len(self.seats)} for {self.rules.villagers} villagers")
         names = self.names
         for name in names:
-            if name.lower() in ("framework", "moderator") or name != " ".join(name.split()):
+            if name.lower() in ("framework", "moderator", "town hall") or name != " ".join(name.split()):
                 raise ConfigError(f"seats: {name!r} cannot be a name; write it on one line")
         if len(set(names)) < len(names):
             raise ConfigError(f"seats: names must differ: {', '.join(names)}")
-        if min(self.attempts, self.utterances, self.max_tokens) < 1:
-            raise ConfigError("attempts, utterances and max_tokens: must be positive")
+        if min(self.attempts, self.utterances, self.rows, self.max_tokens) < 1:
+            raise ConfigError("attempts, utterances, rows and max_tokens: must be positive")
         if self.timeout is not None and self.timeout <= 0:
             raise ConfigError("timeout: must be positive, or none")
         for one in self.newcomers:

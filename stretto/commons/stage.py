@@ -157,6 +157,13 @@ class Stage:
         )  # fmt: skip
 
     @property
+    def rules_for_all(self) -> str:
+        """The game as it is told when all are spoken to, with what institutions announced."""
+        words, rules = self.scenario, self.village.rules
+        told = words.rules.format(names="the others", capacity=rules.capacity)
+        return "\n\n".join([told, words.told_growth(rules), *self._extra, *self._today])
+
+    @property
     def told_share(self) -> int:
         """phi(t), as villagers are told it."""
         village = self.village
@@ -193,7 +200,7 @@ class Stage:
         return self.names.index(name) if name in self.names else len(self.names)
 
     def _rules(self, name: str) -> str:
-        if name == FRAMEWORK:
+        if name not in self.config.names:
             return "You keep the record of a village's meetings. You do not live there."
         config, scenario, village = self.config, self.scenario, self.village
         # The reference's villagers know from the first month who will come.

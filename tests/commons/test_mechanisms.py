@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import sys
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +182,13 @@ def test_a_leader_is_elected_for_a_term_and_sets_the_quota(tmp_path: Path) -> No
 
 
 def test_a_mediator_is_gentle_only_if_all_delegate(tmp_path: Path) -> None:
-    game, _ = crew(tmp_path / "a", takes="constant:20", months=1, mechanisms={"mediator": {}})
+    yes = {"delegate": lambda *_: {"delegate": True}}
+    says = dict.fromkeys(NAMES, yes)
+    game, _ = crew(
+        tmp_path / "a", takes="constant:20", says=says, months=1, mechanisms={"mediator": {}}
+    )
     assert game.received.tolist() == [[10] * 5]
-    says = {"Dan": {"delegate": lambda *_: {"delegate": False}}}
+    del says["Dan"]
     settings = {"mediator": {"otherwise": 1.5}}
     game, _ = crew(
         tmp_path / "b", takes={"Dan": "constant:3"}, says=says, months=1, mechanisms=settings
@@ -227,7 +234,9 @@ def test_what_is_seen_of_catches_may_be_little_wrong_or_a_lie(tmp_path: Path) ->
     says = {"Ben": {"claim": lambda *_: {"claim": 3}}}
     takes = {"Ben": "constant:14"}
     lies = {"monitoring": {"claims": True}}
+    says |= {"Eva": {"claim": lambda *_: {"claim": None}}}
     _, events = crew(tmp_path / "c", takes=takes, says=says, months=1, mechanisms=lies)
+    assert "Eva" not in of(events, "report")[0]["text"]
     assert "Ben caught 3 tons." in of(events, "report")[0]["text"]
     assert of(events, "harvest")[0]["received"]["Ben"] == 14
     _, events = crew(tmp_path / "d", months=12, mechanisms={"monitoring": {"chance": 0.5}})
@@ -304,6 +313,37 @@ def test_same_bytes_and_nothing_asked_twice_after_a_kill(
         assert bytes_ == whole
         kept = whole[:cut].count(b'"type": "answer"') - (not whole[:cut].endswith(b"\n"))
         assert again <= asked - kept
+
+
+def test_institutions_of_others_are_found_by_entry_point(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from stretto.commons.mechanisms import Mechanism, mechanisms_of
+
+    @dataclass(frozen=True)
+    class Settings:
+        tax: int = 1
+
+    class Tax(Mechanism):
+        def __init__(self, settings: Settings) -> None:
+            self.tax = settings.tax
+
+        async def after_harvest(self, stage: Any, harvest: Any) -> None:
+            stage.pay("tax", "tax", {name: -self.tax for name in harvest.received})
+
+    Tax.Settings = Settings  # type: ignore[attr-defined]
+    module = type(sys)("a_package_of_others")
+    module.Tax = Tax  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_package_of_others", module)
+    point = metadata.EntryPoint("tax", "a_package_of_others:Tax", "stretto.mechanisms")
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda group: [point] if group == point.group else []
+    )
+    game, _ = crew(tmp_path, months=1, mechanisms={"tax": {"tax": 2}})
+    assert game.transfers.tolist() == [[-2] * 5]
+    assert "tax" in names("mechanisms")
+    with pytest.raises(ConfigError, match="mechanisms.tax"):
+        mechanisms_of({"tax": {"rate": 2}})
 
 
 def test_settings_that_are_wrong_name_their_place() -> None:
