@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
+from benchmarks.agent_live import live
 from benchmarks.agent_stream import overlap
 from benchmarks.bfcl import bfcl
 from benchmarks.goal import Goal, Measure, missing, run
@@ -148,7 +149,12 @@ def _against_ipython() -> list[Goal]:
     return goals
 
 
-MEASURES: dict[str, Measure] = {"sandbox": sandbox, "streaming": overlap, "bfcl": bfcl}
+MEASURES: dict[str, Measure] = {
+    "sandbox": sandbox,
+    "streaming": overlap,
+    "live": live,
+    "bfcl": bfcl,
+}
 
 
 def main() -> int:

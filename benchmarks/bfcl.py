@@ -19,10 +19,12 @@ from stretto.evals.bfcl import (
     fill_grounded,
     load_items,
 )
+from stretto.evals.bfcl_live import fill_live
 
 _SOURCE = os.environ.get("BENCH_SOURCE", ".")
 FOLDER = Path(os.environ.get("BENCH_BFCL") or Path(_SOURCE, "bfcl"))
 BASE = os.environ.get("BENCH_BASE", "smollm2-135m")
+STREAMS = os.environ.get("BENCH_STREAMS", "stretto-smollm2-135m")
 BACKEND = os.environ.get("BENCH_BACKEND", "native")
 TOGETHER = 32
 TARGET = 0.70
@@ -60,6 +62,11 @@ def bfcl() -> Iterator[Goal]:
                fill_grounded(engine, others, tell))  # fmt: skip
     yield goal("simple, the schema alone as grammar", fill_by_schema(engine, items, tell))
     yield goal("simple, values from the question, chance chooses", fill_by_chance(items))
+    del engine
+    engine = Engine.load(STREAMS, backend=BACKEND, max_sessions=TOGETHER)
+    what = "the multi-stream model's code stream, the whole call in one go"
+    yield goal(f"simple, {what}", fill_live(engine, items, tell))
+    yield goal(f"multiple, right function given, {what}", fill_live(engine, others, tell))
     save("bfcl_items", rows)
 
 

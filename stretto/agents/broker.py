@@ -327,6 +327,11 @@ class Broker:
             async with asyncio.timeout(tool.timeout):
                 result = await tool.run(values | secrets)
             value = self.store.encode(result)
+        except asyncio.CancelledError:  # how far it came nobody knows, but it was called
+            seconds = time.perf_counter() - start
+            error = f"tool {tool.name}: was cancelled"
+            self._note(replace(record, error=error, kind="tool", seconds=seconds, cost=tool.cost))
+            raise
         except TimeoutError as reason:
             # The tool's own time-outs are its errors.
             is_ours = time.perf_counter() - start >= tool.timeout

@@ -124,6 +124,11 @@ class EndpointChat:
     def __repr__(self) -> str:
         return f"EndpointChat({self.name!r}, base_url={self._hide.url!r})"
 
+    @property
+    def base_url(self) -> str:
+        """The endpoint's address, without what is secret in it."""
+        return self._hide.url
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -51,6 +51,11 @@ class Filling:
         self.arguments: dict[str, Any] = {}
 
     @property
+    def name(self) -> str:
+        """The parameter whose value comes next."""
+        return self._name
+
+    @property
     def written(self) -> str:
         """The arguments so far and the name of the next, as JSON that a value would continue."""
         head = json.dumps(self.arguments, ensure_ascii=False)[:-1]

@@ -101,6 +101,11 @@ class CodeStream:
         """Whether nothing has failed yet."""
         return self._failure is None and not self._runner.done()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs any more, nor will before :meth:`commit`."""
+        return self._runner.done()
+
     async def commit(self) -> Report:
         """The text is over and meant: run what is left, writes too.
 
@@ -245,7 +250,7 @@ class CodeStream:
             self._results.append(result)
             self._event(
                 "result", index, stdout=result.stdout, stderr=result.stderr,
-                value=result.value_repr,
+                value=result.value_repr, calls=_calls(result),
             )  # fmt: skip
             self._drop_ahead(item)
             return True
@@ -267,7 +272,7 @@ class CodeStream:
         self._failure = Failure(kind, message, line, statement.index)
         self._event(
             "error", statement.index, type=kind, message=message, line=line,
-            stdout=result.stdout, stderr=result.stderr,
+            stdout=result.stdout, stderr=result.stderr, limit=result.limit, calls=_calls(result),
         )  # fmt: skip
 
     async def _main_call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -354,3 +359,8 @@ class CodeStream:
 
 def _key(name: str, args: list[Any], kwargs: dict[str, Any]) -> str:
     return json.dumps([name, args, kwargs], sort_keys=True, default=repr)
+
+
+def _calls(result: Any) -> list[Any]:
+    """What a cell called, in order: name, arguments, named arguments."""
+    return [[call.name, call.args, call.kwargs] for call in getattr(result, "calls", ())]

@@ -51,17 +51,23 @@ class WordLlamaEmbedder:
 
 @lru_cache(maxsize=1)
 def _wordllama() -> Any:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     try:
         import wordllama
+
+        # Its wheel carries the weights, but it looks for its tokeniser in another folder.
+        return wordllama.WordLlama.load(
+            cache_dir=Path(wordllama.__file__).parent, disable_download=True
+        )
     except ImportError:
         raise ConfigError(
             "embeddings: wordllama is not installed; pip install 'stretto[commons]'"
         ) from None
-    logging.getLogger("wordllama").setLevel(logging.WARNING)
-    # Its wheel carries the weights, but it looks for its tokeniser in another folder.
-    return wordllama.WordLlama.load(
-        cache_dir=Path(wordllama.__file__).parent, disable_download=True
-    )
+    finally:  # it turns on everybody's remarks when it is imported
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.getLogger("wordllama").setLevel(logging.WARNING)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

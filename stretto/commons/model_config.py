@@ -1,7 +1,7 @@
 """The models of a run or sweep, as a config file says them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib import import_module
@@ -36,6 +36,10 @@ class ModelConfig:
     retries: int = 6
 
 
+# Opens the model of a name on this machine; given as "module:function" to other processes.
+OpenLocal = Callable[[str], ChatModel]
+
+
 async def open_models(
     stack: AsyncExitStack,
     models: Mapping[str, ModelConfig],
@@ -63,9 +67,8 @@ async def open_models(
             if not local:
                 raise ConfigError(f"models.{name}: local models are not available here")
             module, _, function = local.partition(":")
-            opened[name] = getattr(import_module(module), function)(
-                one.model.removeprefix("local:")
-            )
+            opener: OpenLocal = getattr(import_module(module), function)
+            opened[name] = opener(one.model.removeprefix("local:"))
             continue
         chat = EndpointChat(
             one.model, base_url=one.base_url or None, api_key=os.environ.get(one.key_env),

@@ -95,6 +95,7 @@ async def play(
         for mechanism in mechanisms:
             await mechanism.after_harvest(stage, harvest)
         said, limit = await _evening(stage, harvest, mechanisms)
+        stage.log("evening", utterances=said, limit=limit)
         for mechanism in mechanisms:
             await mechanism.after_talk(stage, harvest)
         utterances.append(said)
@@ -170,10 +171,8 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
 def _harvest_question(stage: Stage) -> Question:
     config, words, capacity = stage.config, stage.scenario, stage.village.rules.capacity
     lean = config.profile == "lean"
-    wanted = {
-        "message": lean and config.talk in ("meeting", "round"),
-        "note": lean and config.memory,
-    }
+    # Who forgets is asked for a note too: villages with and without memory begin alike.
+    wanted = {"message": lean and config.talk in ("meeting", "round"), "note": lean}
     text = prompts.render(
         "harvest", month=stage.month, stock=words.told_stock(stage.village.stock),
         units=words.units, act=words.act, capacity=capacity, **wanted,

@@ -8,6 +8,8 @@ from stretto.commons.switches import Switches
 from stretto.errors import ConfigError
 
 NAMES = ("Ana", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gita", "Hugo", "Ines", "Jon")
+# Names in the record of those who are no villagers.
+_TAKEN = ("framework", "moderator", "town hall")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class RunConfig:
             raise ConfigError(f"seats: {len(self.seats)} for {self.rules.villagers} villagers")
         names = self.names
         for name in names:
-            if name.lower() in ("framework", "moderator", "town hall") or name != " ".join(name.split()):
+            if name.lower() in _TAKEN or name != " ".join(name.split()):
                 raise ConfigError(f"seats: {name!r} cannot be a name; write it on one line")
         if len(set(names)) < len(names):
             raise ConfigError(f"seats: names must differ: {', '.join(names)}")

@@ -32,11 +32,13 @@ class Grammar:
         source: the schema as JSON text, the expression or the grammar.
         pauses: whether silence may be said within a message; before its first token it always may,
             as far as the sampling parameters allow silence at all.
+        once: only the first message is to be one of these; those behind it stay empty.
     """
 
     kind: str
     source: str
     pauses: bool = True
+    once: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -116,8 +118,9 @@ class GrammarCompiler:
             self._made.pop(next(iter(self._made)), None)
         special = self._codec.special
         shape = _Shape(
-            self._codec.num_tokens, special.silence, special.end, list(stop_ids), grammar.pauses
-        )
+            self._codec.num_tokens, special.silence, special.end, list(stop_ids),
+            grammar.pauses, grammar.once,
+        )  # fmt: skip
         return MessageMatcher(made.deep_copy(), shape)
 
     @cached_property
@@ -169,6 +172,7 @@ class _Shape:
     end: int
     stop_ids: list[int]
     pauses: bool
+    once: bool
 
 
 class MessageMatcher:
@@ -181,13 +185,14 @@ class MessageMatcher:
 
     def __init__(self, matcher: Any, shape: _Shape) -> None:
         self._matcher, self._shape = matcher, shape
-        self._has_begun = False
+        self._has_begun = self._is_done = False
         self._mask: npt.NDArray[np.bool_] | None = None
 
     def copy(self) -> "MessageMatcher":
         """The same state, that goes its own way: for a snapshot of its session."""
         other = MessageMatcher(self._matcher.deep_copy(), self._shape)
         other._has_begun, other._mask = self._has_begun, self._mask
+        other._is_done = self._is_done
         return other
 
     def advance(self, token: int) -> None:
@@ -200,7 +205,7 @@ class MessageMatcher:
         self._mask = None
         if token == self._shape.end:
             self._matcher.reset()
-            self._has_begun = False
+            self._has_begun, self._is_done = False, self._shape.once
         else:
             self._matcher.consume_token(token)
             self._has_begun = True
@@ -218,6 +223,9 @@ class MessageMatcher:
     def _next(self) -> npt.NDArray[np.bool_]:
         shape = self._shape
         mask = np.zeros(shape.end + 1, bool)
+        if self._is_done:
+            mask[[*shape.stop_ids, shape.end, shape.silence]] = True
+            return mask
         is_over = self._matcher.is_error() or self._matcher.is_accepting()
         if not self._matcher.is_error():
             packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)

@@ -4,24 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from stretto.evals.summary import Line
+from stretto.plots import BLUE, GREEN, GREY, ORANGE, RED, legend, panels
 
 if TYPE_CHECKING:
     from stretto.evals.report import Report
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-_COLOURS = {
-    "base": "#999999",
-    "single": "#D55E00",
-    "read": "#0072B2",
-    "audit": "#009E73",
-    "prefilled": "#E69F00",
-}
+_COLOURS = {"base": GREY, "single": RED, "read": BLUE, "audit": GREEN, "prefilled": ORANGE}
 
 
 def draw(report: "Report", output: Path) -> list[Path]:
@@ -33,24 +24,12 @@ def draw(report: "Report", output: Path) -> list[Path]:
     return written
 
 
-def _panels(tasks: Sequence[str], height: float = 3.2) -> tuple[Any, list[Any]]:
-    columns = min(3, len(tasks))
-    rows = -(-len(tasks) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, height * rows), squeeze=False, layout="constrained"
-    )
-    flat = list(axes.flat)
-    for unused in flat[len(tasks) :]:
-        unused.set_visible(False)
-    return figure, flat
-
-
 def _delay_bars(report: "Report", path: Path) -> Path:
     """Delay after the end of the input, by arrival rate and system."""
     tasks = list(dict.fromkeys(line.task for line in report.lines))
     systems = list(dict.fromkeys(line.system for line in report.lines))
     rates = report.config.rates
-    figure, axes = _panels(tasks)
+    figure, axes = panels(tasks)
     by = {(line.task, line.system, line.rate): line for line in report.lines}
     width = 0.8 / len(systems)
     for axis, task in zip(axes, tasks, strict=False):
@@ -67,7 +46,7 @@ def _delay_bars(report: "Report", path: Path) -> Path:
         axis.set_xticks(range(len(rates)), rates)
         axis.set_xlabel("input tokens per second")
         axis.set_ylabel("delay after end of input, s")
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
@@ -76,7 +55,7 @@ def _delay_bars(report: "Report", path: Path) -> Path:
 def _frontier(report: "Report", path: Path) -> Path:
     """Delay against accuracy over the lag, with the other systems as single points."""
     tasks = list(dict.fromkeys(line.task for line in report.frontier))
-    figure, axes = _panels(tasks)
+    figure, axes = panels(tasks)
     rate = report.config.frontier_rate
     for axis, task in zip(axes, tasks, strict=False):
         points = [line for line in report.frontier if line.task == task]
@@ -92,16 +71,10 @@ def _frontier(report: "Report", path: Path) -> Path:
         axis.set_title(task)
         axis.set_xlabel(f"delay after end of input, s ({rate} tokens/s)")
         axis.set_ylabel("accuracy, %")
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
-
-
-def _legend(figure: Any, axis: Any) -> None:
-    """One for all panels, above them, where it hides nothing."""
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), fontsize="small")
 
 
 def _errorbar(axis: Any, points: Sequence[Line], system: str, style: str) -> None:

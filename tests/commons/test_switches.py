@@ -102,7 +102,7 @@ def test_without_memory_a_month_is_all_there_is(profile: Any, talk: Any) -> None
             f"2024-0{month}-01: If each of you takes more than 10 tons this month, "
             "there will be less next month.",
         ]
-        assert '"note"' not in prompt
+        assert ('"note"' in prompt) == (profile == "lean"), "all begin alike"
     thinks = {"thought", "rating", "insights"} & {key for _, key, _ in scribe.shown}
     assert not thinks, "nothing is thought that is forgotten"
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,18 @@ def test_silence_stands_where_the_grammar_says(compiler: GrammarCompiler) -> Non
         assert matcher.mask()[SPECIAL.silence]
         matcher.advance(CODEC.encode("a")[0])
         assert matcher.mask()[SPECIAL.silence] == pauses
+
+
+def test_once_leaves_later_messages_empty(compiler: GrammarCompiler) -> None:
+    matcher = compiler.matcher(replace(Grammar.regex("a"), once=True), [3])
+    for token in (SPECIAL.silence, CODEC.encode("a")[0]):
+        assert texts(matcher.mask()) == {"a"}
+        matcher.advance(token)
+    matcher.advance(SPECIAL.end)
+    for each in (matcher, matcher.copy()):
+        assert set(np.flatnonzero(each.mask())) == {3, SPECIAL.silence, SPECIAL.end}
+        each.advance(SPECIAL.end)
+        assert not texts(each.mask()) - texts(np.eye(SPECIAL.end + 1, dtype=bool)[3])
 
 
 def test_stop_ids_come_only_where_the_message_is_complete(compiler: GrammarCompiler) -> None:

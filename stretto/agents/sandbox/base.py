@@ -184,6 +184,10 @@ class Session(ABC):
         """Run a cell. What the code does wrong is in the result; SessionEndedError if dead."""
 
     @abstractmethod
+    async def offer(self, tools: Sequence[str]) -> None:
+        """From now on these are the tools: new ones are there, calls of others are refused."""
+
+    @abstractmethod
     async def fork(self, *, on_call: OnCall | None = None) -> Session:
         """A copy with the same variables, files and tools; neither sees what the other does next.
 

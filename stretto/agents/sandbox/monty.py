@@ -203,6 +203,9 @@ class MontySession(Session):
         calls.append(SandboxCall(name, args, kwargs, ok, time.monotonic() - started))
         return answer
 
+    async def offer(self, tools: Sequence[str]) -> None:
+        self._tools = tuple(tools)
+
     async def fork(self, *, on_call: OnCall | None = None) -> MontySession:
         async with self._lock:
             self._must_live()

@@ -84,6 +84,13 @@ class ProcessSession(Session):
         if self._nurse.policy.seed is not None:
             await self.exec(f"import random; random.seed({self._nurse.policy.seed}); del random")
 
+    async def offer(self, tools: Sequence[str]) -> None:
+        async with self._lock:
+            new = [name for name in tools if name not in self._tools]
+            self._tools = tuple(tools)
+            if new:
+                await self._ask("tools", names=new)
+
     # --- cells ---------------------------------------------------------------------------------
 
     async def exec(self, code: str) -> ExecResult:
