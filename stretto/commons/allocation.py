@@ -55,9 +55,10 @@ def whole(demands: object) -> Units:
         InputError: one is not a whole number.
     """
     array = np.asarray(demands)
+    shape = array.shape
     if array.dtype.kind == "O":  # as ints beyond 64 bits are
         array = np.array([min(one, MOST) if isinstance(one, int) else 0.5 for one in array.flat])
-        array = array.reshape(np.shape(demands))
+        array = array.reshape(shape)
     if array.dtype.kind not in "iu" and not _is_whole(array):
         raise InputError("demands: must be whole units")
     return np.minimum(array, MOST).astype(np.int64, copy=False)
