@@ -151,10 +151,11 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
         demands[name] = answer.value["units"] if answer.outcome == "ok" else None
         if demands[name] is None and stage.config.switches.parsing == "paper":
             demands[name] = 0
+    wanted = dict(demands)
     for mechanism in mechanisms:
-        for name, wanted in demands.items():
-            if wanted is not None:
-                demands[name] = mechanism.demand(stage, name, wanted)
+        for name, units in demands.items():
+            if units is not None:
+                demands[name] = mechanism.demand(stage, name, units)
     harvest = village.harvest(demands)
     stage.log("harvest", **{k: v for k, v in asdict(harvest).items() if k != "month"})
     stage.today = meeting_day(stage.month)
@@ -162,7 +163,8 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
         heed = getattr(stage.villagers[name], "heed", None)
         if heed is not None:
             heed(answer)
-        stage.tell([name], "result", _result(stage, harvest, name), always=True)
+        told = _result(stage, harvest, name, wanted[name])
+        stage.tell([name], "result", told, always=True)
         if answer.outcome == "ok" and stage.config.profile == "lean":
             _note(stage, name, answer.value)
     return harvest
@@ -191,9 +193,8 @@ def _harvest_question(stage: Stage) -> Question:
     )
 
 
-def _result(stage: Stage, harvest: Harvest, name: str) -> str:
+def _result(stage: Stage, harvest: Harvest, name: str, wanted: int | None) -> str:
     words, got = stage.scenario, harvest.received[name]
-    wanted = harvest.demands[name]
     tried = f" of {wanted} that you wanted" if words.tells_demand and wanted is not None else ""
     return f"You {words.took} {got} {words.unit if got == 1 else words.units}{tried}."
 
