@@ -4,7 +4,7 @@ SOURCES := stretto tests tools hatch_build.py $(wildcard benchmarks)
 
 NATIVE := $(wildcard stretto/engine/backends/native/src/*)
 
-.PHONY: demo demo-agent test lint bench bench-core bench-engine bench-layerskip bench-agents bench-cuda docs \
+.PHONY: demo demo-agent test lint bench bench-core bench-engine bench-layerskip bench-agents bench-commons bench-cuda docs \
 	setup lock
 
 demo: setup
@@ -13,6 +13,12 @@ demo: setup
 # Needs no network once the models are in the cache.
 demo-agent: setup
 	@$(BIN)/stretto demo-agent
+
+# A small model on this machine among scripted neighbours, and a report on what came of it.
+demo-commons: setup
+	@rm -rf build/commons-demo
+	@$(BIN)/stretto commons sweep examples/commons-demo.yaml --output build/commons-demo
+	@$(BIN)/stretto commons report build/commons-demo --open
 
 # pytest comes last: its closing line is the result.
 test: setup lint
@@ -42,6 +48,9 @@ bench-layerskip: setup
 
 bench-agents: setup
 	@$(BIN)/python -m benchmarks.agents
+
+bench-commons: setup
+	@$(BIN)/python -m benchmarks.commons
 
 docs: setup
 	@$(BIN)/python tools/help_page.py

@@ -49,7 +49,7 @@ def load(
     if isinstance(source, Mapping):
         where, raw = cls.__name__, deepcopy(dict(source))
     else:
-        where, raw = Path(source).name, _read_yaml(Path(source))
+        where, raw = Path(source).name, read(Path(source))
     for key, value in _parsed(overrides).items():
         _set(raw, key, value, where)
     _refuse_unknown(cls, raw, f"{where}: ")
@@ -126,7 +126,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """What a YAML file holds.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no mapping.
+    """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:

@@ -5,13 +5,16 @@ processes may share it. What a killed writer left unfinished is cut off by the n
 """
 
 import asyncio
+import contextlib
+import errno
+import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock
 
@@ -19,7 +22,13 @@ from stretto.agents.chat_wire import from_json, to_json
 from stretto.errors import InputError
 from stretto.protocols import Completion
 
+try:
+    import fcntl
+except ImportError:  # Windows: only questions of one process wait for each other
+    fcntl = None
+
 VERSION = 1
+LOOK = 0.05  # seconds between looks at what another process is asking
 
 
 class ChatCache:
@@ -44,6 +53,7 @@ class ChatCache:
         self._read = 0  # bytes, up to the end of a line
         self._flights: dict[tuple[int, str], asyncio.Lock] = {}
         self._waiting: Counter[tuple[int, str]] = Counter()
+        self._marks: IO[bytes] | None = None
 
     def __len__(self) -> int:
         self._catch_up()
@@ -77,16 +87,39 @@ class ChatCache:
 
     @asynccontextmanager
     async def alone(self, key: str) -> AsyncIterator[None]:
-        """Others of this process that ask the same wait meanwhile, and then find the answer."""
+        """Others that ask the same wait meanwhile, and then find the answer.
+
+        Other processes too, by a lock that goes with the process that holds it.
+        """
         place = id(asyncio.get_running_loop()), key
         self._waiting[place] += 1
         try:
-            async with self._flights.setdefault(place, asyncio.Lock()):
+            async with self._flights.setdefault(place, asyncio.Lock()), self._marked(key):
                 yield
         finally:
             self._waiting[place] -= 1
             if not self._waiting[place]:
                 del self._waiting[place], self._flights[place]
+
+    @asynccontextmanager
+    async def _marked(self, key: str) -> AsyncIterator[None]:
+        """Hold one byte of a file for a key: 2^62 bytes, none of which is ever written."""
+        if self._marks is None and fcntl is not None:
+            # Never closed while in use: closing any handle of a file gives up all its locks.
+            with contextlib.suppress(OSError):  # a cache that can only be read has no marks
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._marks = Path(f"{self.path}.asked").open("ab")  # noqa: SIM115
+        if self._marks is None or fcntl is None:
+            yield
+            return
+        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 2
+        while not _lock(self._marks, place):
+            await asyncio.sleep(LOOK)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._marks, fcntl.LOCK_UN, 1, place)
 
     def _catch_up(self) -> None:
         """Note what was written since, whole lines only.
@@ -119,3 +152,13 @@ class ChatCache:
         raise InputError(
             f"{self.path}: no entry of a cache at byte {self._read}; give another file"
         )
+
+
+def _lock(file: IO[bytes], place: int) -> bool:
+    """Whether a byte is locked now, or cannot be, as on some network drives."""
+    assert fcntl is not None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True

@@ -24,6 +24,7 @@ _COMMANDS = {
     "exits": ("exits:app", "Train exit heads: drafts of what a model will say."),
     "eval": ("eval:app", "Measure a model: accuracy, delay, time to first token."),
     "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
+    "commons": ("commons:app", "Play villages that share a resource: runs, sweeps, reports."),
     "agent": ("agent:app", "Give a model a task and tools; its actions are code."),
     "sandbox": ("sandbox:app", "Run Python code confined."),
     "skills": ("skills:app", "Keep functions that agents wrote, tested before they are taken."),
@@ -34,7 +35,6 @@ for _name, (_target, _help) in _COMMANDS.items():
     app.command(f"stretto.cli.{_target}", name=_name, help=_help)
 
 _EXTRAS = {
-    "openai": "agents",
     "torch": "torch",
     "transformers": "torch",
     "gguf": "torch",

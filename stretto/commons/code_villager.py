@@ -59,7 +59,8 @@ class CodeVillager:
             return
         words = self._words
         text = prompts.render(
-            "program", units=words.units, act=words.act, capacity=situation.view.rules.capacity,
+            "program", units=words.units, stock_units=words.stock_units or words.units,
+            act=words.act, capacity=situation.view.rules.capacity,
             sees_catches=self._sees_catches, program=self._program, failed=self._failed,
             history=self._history,
         )  # fmt: skip

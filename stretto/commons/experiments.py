@@ -80,14 +80,21 @@ def experiment(
             f"experiment {name!r}: no seat is {', '.join(unknown)}; its seats are "
             f"{', '.join(sorted(seated))}"
         )
+    sweep = with_models(sweep, models)
+    return replace(
+        sweep, run={**sweep.run, **(run or {})}, seeds=sweep.seeds if seeds is None else seeds
+    )
+
+
+def with_models(sweep: Sweep, models: Mapping[str, ModelConfig | str]) -> Sweep:
+    """A sweep whose seats' names stand for other models, or whose seats are others'."""
     instead = {one: other for one, other in models.items() if isinstance(other, str)}
     opened = {one: other for one, other in models.items() if isinstance(other, ModelConfig)}
     return replace(
         sweep,
-        run={**_swapped(sweep.run, instead), **(run or {})},
+        run=_swapped(sweep.run, instead),
         conditions=_swapped(sweep.conditions, instead),
         factors=_swapped(sweep.factors, instead),
-        seeds=sweep.seeds if seeds is None else seeds,
         models={**sweep.models, **opened},
     )
 

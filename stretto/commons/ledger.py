@@ -4,13 +4,18 @@ import json
 import os
 from pathlib import Path
 
+from filelock import FileLock
+
 from stretto.agents.chat import Budget
-from stretto.errors import InputError
+from stretto.errors import InputError, LimitError
 from stretto.protocols import Usage
 
 
 class Ledger(Budget):
     """A budget whose spending survives, and is shared by all that name the same file.
+
+    A request is checked and counted under a lock, so a number of requests is never exceeded. What a
+    killed process had under way is counted as a request; its tokens and dollars are not known.
 
     Args:
         path: of the file; made when first written.
@@ -28,16 +33,34 @@ class Ledger(Budget):
     ) -> None:
         super().__init__(dollars, requests, tokens)
         self._path, self._read = path, 0
+        self._file_lock = FileLock(f"{path}.lock")
+        self._stopped = ""
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.catch_up()
+
+    def stop(self, why: str) -> None:
+        """Let nothing more pass, in this process."""
+        self._stopped = self._stopped or why
+
+    def check(self) -> None:
+        """Whether work may go on.
+
+        Raises:
+            LimitError: it was stopped.
+        """
+        if self._stopped:
+            raise LimitError(self._stopped)
 
     def take(self, *, again: bool = False) -> None:
         """As in a budget, with what others have spent since."""
-        self.catch_up()
-        super().take(again=again)
-        # Counted when it is written, like everybody else's.
-        if not again:
-            self.spent_requests -= 1
-            self._append({"requests": 1})
+        self.check()
+        with self._file_lock:
+            self.catch_up()
+            super().take(again=again)
+            # Counted when it is written, like everybody else's.
+            if not again:
+                self.spent_requests -= 1
+                self._append({"requests": 1})
 
     def book(self, usage: Usage) -> None:
         """Note what an answer took."""
@@ -68,7 +91,6 @@ class Ledger(Budget):
 
     def _append(self, entry: dict[str, float]) -> None:
         # A short line in one write: appended whole, whoever else appends.
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(handle, (json.dumps(entry) + "\n").encode())

@@ -67,9 +67,8 @@ async def open_models(
             if not local:
                 raise ConfigError(f"models.{name}: local models are not available here")
             module, _, function = local.partition(":")
-            opened[name] = getattr(import_module(module), function)(
-                one.model.removeprefix("local:")
-            )
+            opener: OpenLocal = getattr(import_module(module), function)
+            opened[name] = opener(one.model.removeprefix("local:"))
             continue
         chat = EndpointChat(
             one.model, base_url=one.base_url or None, api_key=os.environ.get(one.key_env),

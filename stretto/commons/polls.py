@@ -32,7 +32,7 @@ async def poll(
         default: those fields as a scripted villager answers.
         names: who is asked; by default everybody.
         check: villager, answer -> why it will not do, or an empty text.
-        data: fields of the prompt beside ``me``, ``others``, ``unit`` and ``units``.
+        data: fields of the prompt beside ``me``, ``others``, ``unit``, ``units``, ``told_stock``.
     """
     words = stage.scenario
     questions = {}
@@ -41,6 +41,7 @@ async def poll(
         given = default(name) if callable(default) else default
         text = prompts.render(
             purpose.partition(".")[0], me=name, unit=words.unit, units=words.units,
+            told_stock=words.told_stock(stage.village.stock),
             others=[other for other in stage.names if other != name], **data,
         )  # fmt: skip
         schema = {

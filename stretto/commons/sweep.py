@@ -9,9 +9,10 @@ the process that held it. So nothing has to be told of a death, and nothing is c
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,28 +89,60 @@ def plan(sweep: Sweep) -> list[Planned]:
     return list(planned.values())
 
 
+def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """A sweep from a YAML file.
+
+    Args:
+        path: of a sweep or an experiment; or of a single run, which may have ``models`` beside its
+            settings.
+        overrides: settings of the run, or of the sweep, as ``talk=none`` or ``seeds=3``.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is wrong.
+    """
+    raw = configs.read(path)
+    if "sweep" in raw:  # an experiment's file
+        raw = raw["sweep"]
+    if "run" not in raw:
+        models = raw.pop("models", {})
+        raw = {"run": raw, "models": models, "seeds": [raw.get("seed", 0)]}
+    return _changed(raw, path.name, overrides)
+
+
+def change(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
+    """A sweep with other settings; see :func:`read`."""
+    return _changed(configs.dump(sweep), "sweep", overrides)
+
+
+def _changed(raw: dict[str, Any], where: str, overrides: Sequence[str]) -> Sweep:
+    own = {each.name for each in fields(Sweep)}
+    whole = [text if re.split(r"[.=]", text)[0] in own else f"run.{text}" for text in overrides]
+    try:
+        sweep = configs.load(Sweep, raw, whole)
+        plan(sweep)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return sweep
+
+
 def prepare(sweep: Sweep, folder: Path) -> list[Planned]:
-    """Write the manifest, or check that the folder's is of this sweep.
+    """Write the manifest, or check that the folder's is of this sweep, or of a part of it.
 
     Raises:
         InputError: the folder holds another sweep.
     """
     runs = plan(sweep)
-    manifest = {
-        "v": VERSION,
-        "sweep": configs.dump(sweep),
-        "runs": [{"id": one.id, "condition": one.condition, "seed": one.seed} for one in runs],
-    }
+    listed = [{"id": one.id, "condition": one.condition, "seed": one.seed} for one in runs]
+    manifest = json.loads(json.dumps({"v": VERSION, "sweep": configs.dump(sweep), "runs": listed}))
     path = folder / "manifest.json"
     if not path.exists():
         atomic_write(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return runs
     there = _read(path)
-    if (
-        there["runs"] != json.loads(json.dumps(manifest["runs"]))
-        or there["sweep"]["run"] != (json.loads(json.dumps(manifest["sweep"]))["run"])
-    ):
+    if not _holds(manifest, there):
         raise InputError(f"{folder}: holds another sweep; take another folder, or resume that one")
+    if there != manifest:
+        atomic_write(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return runs
 
 
@@ -139,6 +172,18 @@ def run_folder(folder: Path, id: str) -> Path:  # noqa: A002 - the name it has i
 def is_done(folder: Path, id: str) -> bool:  # noqa: A002
     """Whether a run was played to its end."""
     return (run_folder(folder, id) / "metrics.json").exists()
+
+
+def _holds(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Whether a sweep has all runs of another; it may have more, and ask elsewhere or faster."""
+    one, other = new["sweep"], old["sweep"]
+    models = [{name: m["model"] for name, m in each["models"].items()} for each in (one, other)]
+    return (
+        one["run"] == other["run"]
+        and models[0] == models[1]
+        and all(one["conditions"].get(key) == value for key, value in other["conditions"].items())
+        and {run["id"] for run in old["runs"]} <= {run["id"] for run in new["runs"]}
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

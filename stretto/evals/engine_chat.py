@@ -8,6 +8,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -175,6 +176,15 @@ class EngineChat:
             added = json.loads(self.engine.codec.tokenizer_json).get("added_tokens") or ()
             self._special = [token["content"] for token in added if token.get("special")]
         return self._special
+
+
+@cache
+def open_chat(name: str) -> EngineChat:
+    """The one of this process; what ``local:NAME`` stands for in a config of the commons."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # it would cover that of the runs
+    return EngineChat.load(name)
 
 
 class _Answer:

@@ -94,7 +94,7 @@ def test_a_deceiver_says_one_thing_and_does_another(profile: str, tmp_path: Path
     assert game.received[0, 0] == 25
     said = [event["text"] for event in of(events, "utterance") if event["agent"] == "Ana"]
     assert set(said) == {"Let us all be careful. I will take 10, and no more."}
-    assert "Ana took 10 tons." in of(events, "report")[0]["text"]
+    assert "Ana caught 10 tons." in of(events, "report")[0]["text"]
 
 
 def test_partners_grab_in_turns_and_praise_each_other(tmp_path: Path) -> None:

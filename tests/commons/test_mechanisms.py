@@ -248,7 +248,7 @@ def test_what_is_seen_of_catches_may_be_little_wrong_or_a_lie(tmp_path: Path) ->
     says |= {"Eva": {"claim": lambda *_: {"claim": None}}}
     _, events = crew(tmp_path / "c", takes=takes, says=says, months=1, mechanisms=lies)
     assert "Eva" not in of(events, "report")[0]["text"]
-    assert "Ben took 3 tons." in of(events, "report")[0]["text"]
+    assert "Ben caught 3 tons." in of(events, "report")[0]["text"]
     assert of(events, "harvest")[0]["received"]["Ben"] == 14
     _, events = crew(tmp_path / "d", months=12, mechanisms={"monitoring": {"chance": 0.5}})
     assert 15 < sum(len(seen["told"]) for seen in of(events, "seen")) < 45
@@ -261,7 +261,7 @@ def test_the_model_is_told_what_the_report_says_and_its_own_catch(tmp_path: Path
     )
     asyncio.run(play(config, {"m": model}, tmp_path, embedder=Letters()))
     last = [prompt for prompt in model.prompts if "start of month 2" in prompt]
-    assert all("Ben took 3 tons." in prompt and "You got 10 tons" in prompt for prompt in last)
+    assert all("Ben caught 3 tons." in prompt and "You caught 10 tons" in prompt for prompt in last)
     assert all("nobody checks it" in prompt for prompt in last)
 
 
@@ -282,7 +282,7 @@ def test_rules_of_a_month_are_gone_in_the_next(tmp_path: Path) -> None:
     assert all(prompt.count("nobody may take more than 9 tons") <= 1 for prompt in model.prompts)
     assert "nobody may take more than 9 tons" in model.prompts[-1]
     # What somebody wanted is what they said, not what was cut.
-    assert "You got 9 tons of 10 that you wanted." in model.prompts[-1]
+    assert "You caught 9 tons of 10 that you wanted." in model.prompts[-1]
 
 
 @pytest.mark.parametrize("name", names("mechanisms"))

@@ -94,7 +94,7 @@ def test_all_speak_at_once(profile: str, tmp_path: Path) -> None:
     told = of(events, "townhall")[0]
     assert (told["rows"], told["in_turns"]) == (5, 6)
     assert told["tokens"] == {"Ana": 5, "Ben": 0, "Cleo": 1, "Dan": 0, "Eva": 0}
-    assert "Ana took 10 tons." in hall.prompts[0]
+    assert "Ana caught 10 tons." in hall.prompts[0]
     assert hall.opened[0][0] == "townhall:5"
     assert hall.opened[0][1] != hall.opened[1][1]
     assert not model.asked["message"]
