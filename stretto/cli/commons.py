@@ -9,22 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from stretto.cli.commons_view import Bar, summarise
 from stretto.cli.output import console, emit
 from stretto.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from stretto.commons.driver import Progress
     from stretto.commons.sweep import Planned, Sweep
     from stretto.commons.worker import Limits
 
 app = App(name="commons", help="Societies of agents that share a resource.")
 
 LOCAL = "stretto.evals.engine_chat:open_chat"
-_COLUMNS = (
-    "condition", "runs", "survived", "survival_time", "gain", "efficiency", "equality",
-    "over_usage", "invalid",
-)  # fmt: skip
-
 Source = Annotated[str, Parameter(help="A YAML file of a run or sweep, or an experiment's name.")]
 Set = Annotated[
     list[str] | None,
@@ -277,7 +272,7 @@ def _play_one(sweep: "Sweep", folder: Path, limits: "Limits", as_json: bool) -> 
     if as_json:
         sys.stdout.write(json_module.dumps({"folder": str(folder), **metrics}, indent=2) + "\n")
     else:
-        _summary(folder, as_json=False)
+        summarise(folder, as_json=False)
     return 0
 
 
@@ -298,7 +293,7 @@ def _drive(
     """Play a sweep; 0 if all of it is done, 1 if not."""
     from stretto.commons.driver import drive
 
-    bar = _Bar()
+    bar = Bar()
     try:
         with bar:
             end = drive(
@@ -308,7 +303,7 @@ def _drive(
     except KeyboardInterrupt:
         _tell_how_to_resume(folder)
         return 130
-    _summary(folder, as_json)
+    summarise(folder, as_json)
     for run, why in list(end.wrong.items())[:3]:
         console.print(f"{run + ': ' if run else ''}{why}", style="red", highlight=False)
     if end.done < end.runs:
@@ -320,77 +315,6 @@ def _drive(
 
 def _tell_how_to_resume(folder: Path) -> None:
     console.print(f"go on with: stretto commons resume {folder}", highlight=False)
-
-
-class _Bar:
-    """A sweep's progress on the terminal; a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self._bar = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-            console=console, disable=not console.is_terminal,
-        )  # fmt: skip
-        self._task = self._bar.add_task("starting", total=None)
-        self._said = (-1, 0.0)
-
-    def __enter__(self) -> "_Bar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def show(self, told: "Progress") -> None:
-        """The present state."""
-        text = describe(told)
-        self._bar.update(
-            self._task, completed=told.done, total=told.runs, description=text, refresh=True
-        )
-        if console.is_terminal:
-            return
-        done, when = self._said
-        if told.done == told.runs != done or told.seconds - when > 10 or done < 0:
-            self._said = told.done, told.seconds
-            console.print(f"{told.done}/{told.runs} {text}", highlight=False)
-
-
-def describe(told: "Progress") -> str:
-    """Requests, cost, failures and time to go, in a line."""
-    parts = [f"{told.requests} requests"]
-    if told.dollars:
-        parts.append(f"${told.dollars:.2f}")
-    bad = {outcome: n for outcome, n in told.answers.items() if outcome != "ok"}
-    parts += [f"{n} {outcome}" for outcome, n in sorted(bad.items())]
-    if failed := sum(bool(run) for run in told.wrong):
-        parts.append(f"{failed} runs failed")
-    if told.left is not None and told.done < told.runs:
-        minutes, seconds = divmod(round(told.left), 60)
-        parts.append(f"{minutes}:{seconds:02d} to go")
-    return ", ".join(parts)
-
-
-def _summary(folder: Path, as_json: bool) -> None:
-    """Means over the runs of each condition, strict."""
-    from stretto.commons.sweep import results
-
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for one, metrics in results(folder):
-        told = ", ".join(f"{key}={value}" for key, value in one.condition.items())
-        groups.setdefault(told, []).append(metrics["strict"])
-    rows = [
-        {"condition": told, "runs": len(found)}
-        | {column: _mean([each[column] for each in found]) for column in _COLUMNS[2:]}
-        for told, found in groups.items()
-    ]
-    emit(rows, _COLUMNS, "json" if as_json else "table")
-    console.print(f"wrote {folder}", highlight=False)
-
-
-def _mean(values: list[Any]) -> float | None:
-    known = [float(value) for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 @app.command
@@ -407,11 +331,12 @@ def report(
 ) -> None:
     """Write tables, plots and comparisons: HTML, PDF and LaTeX."""
     from stretto.commons.report import write_report
+    from stretto.commons.report.write import FORMATS
 
     runs = sorted(folder.glob("runs/*/game.jsonl"))
     source = runs[0].parent if len(runs) == 1 else folder
-    formats = {"formats": tuple(format)} if format else {}
-    paths = write_report(source, output or folder / "report", baseline=baseline, **formats)
+    formats = tuple(format or FORMATS)
+    paths = write_report(source, output or folder / "report", formats, baseline=baseline)
     _name(paths)
     if open:
         _open(paths)

@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("wordllama")
 
 from stretto.cli import main
-from stretto.cli.commons import _limits, describe
+from stretto.cli.commons import _limits
+from stretto.cli.commons_view import describe
 from stretto.commons.driver import Progress
 from stretto.commons.worker import Limits
 
