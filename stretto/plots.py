@@ -34,11 +34,16 @@ def panels(
 
 
 def legend(figure: Any, *axes: Any, columns: int = 6) -> None:
-    """One for all panels, above them, where it hides nothing; each label once."""
+    """One for all panels, above them, where it hides nothing; each label once.
+
+    The figure grows by what more than one line of it takes.
+    """
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    lines = -(-len(found) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.22 * (lines - 1))
     figure.legend(found.values(), found.keys(), loc="outside upper left",
                   ncols=min(columns, len(found)), fontsize="small")  # fmt: skip
 

@@ -43,6 +43,7 @@ OPTIONAL = {
     "stretto/engine/grammar.py": ["grammar"],
     "stretto/engine/backends/cpu.py": ["cpu"],
     "stretto/engine/backends/graph.py": ["cpu"],
+    "stretto/plots.py": ["train", "evals", "commons"],
     "stretto/streams/parquet.py": ["train", "evals"],
     "stretto/streams/examples/reasoning.py": ["train", "evals"],
 }

@@ -13,11 +13,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stretto.agents.chat_wire import message_json
 from stretto.agents.repair import Trajectory
 from stretto.errors import InputError
 from stretto.runs import atomic_write
-from stretto.streams import AGENT, StreamCodec, chat
+from stretto.streams import AGENT, SINGLE, StreamCodec, StreamTable, chat
 from stretto.streams.shards import Sample, save_shards
 
 
@@ -107,6 +109,33 @@ def write_shards(
         raise InputError("no conversation is good enough to learn from; lower `least`")
     about = {"recipe": {"source": "stretto.agents.export"}, "seed": 0}
     save_shards(Path(folder), samples, AGENT, codec.special, {"agent": AGENT}, about)
+    return len(samples)
+
+
+def write_completions(
+    folder: str | Path, conversations: Iterable[dict[str, Any]], codec: StreamCodec
+) -> int:
+    """As :func:`write_shards`, for a model of one stream that is given plain text.
+
+    The table is of the set ``SINGLE``: the one message before the answer, word for word without a
+    chat template, is the prompt; the answer and ``end`` are learnt.
+
+    Raises:
+        InputError: there are none, or one has more than a question and an answer.
+    """
+    samples = []
+    for item in conversations:
+        if [message["role"] for message in item["messages"]] != ["user", "assistant"]:
+            raise InputError(f"conversation {item['id']}: not one question and one answer")
+        asked, answer = (codec.encode(message["content"]) for message in item["messages"])
+        rows = np.array([*answer, codec.special.end], np.int32)[:, None]
+        meta = {"id": item["id"], "task": "completion", "set": "single"}
+        table = StreamTable(SINGLE, codec.special, {"text": asked}, rows, meta, codec)
+        samples.append(Sample.of(table, SINGLE))
+    if not samples:
+        raise InputError("no answer is good enough to learn from; try more samples or problems")
+    about = {"recipe": {"source": "stretto.agents.export"}, "seed": 0}
+    save_shards(Path(folder), samples, SINGLE, codec.special, {"single": SINGLE}, about)
     return len(samples)
 
 

@@ -16,7 +16,7 @@ from stretto.agents import mentions
 from stretto.agents.schemas import Schema, order, resolve
 
 MOST = 1000  # of a number that nobody mentioned
-_NOT = re.compile(r"\b(not|no|without|exclud\w*|don't|never|ignor\w*)\b", re.IGNORECASE)
+_NOT = re.compile(r"\b(not|no|never|without)\b|n't\b", re.IGNORECASE)
 _PART = "(YYYY|MM|DD|year|month|day)"
 _FORMAT = re.compile(rf"{_PART}([-/. ]){_PART}[-/. ]{_PART}", re.IGNORECASE)
 _PLACE = re.compile(
@@ -254,10 +254,6 @@ class _Grounds:
         places = self._places()
         if is_place and not said and len(places) >= self.num_places:
             said = [place for place in places if place not in self.used]
-        if not is_needed and not said:
-            label = re.escape(name.replace("_", " "))
-            said += [word for word in re.findall(rf"(\w+) {label}\b", self.low)
-                     if len(mentions.names(f"x {word}")) > 0]  # fmt: skip
         if said or not is_needed:
             return {"enum": self._distinct(said)} if said else None
         spans = mentions.names(mentions.DATE.sub(" ", self.text))
@@ -288,7 +284,7 @@ class _Grounds:
             return []
         days = mentions.dates(self.text)
         if not form:
-            return [written if written[0].isupper() else day.isoformat() for written, day in days]
+            return [written for written, _ in days]
         codes = {"y": "%Y", "m": "%m", "d": "%d"}
         parts = [codes[form.group(n)[0].lower()] for n in (1, 3, 4)]
         return [day.strftime(form.group(2).join(parts)) for _, day in days]

@@ -46,14 +46,13 @@ WORDS = re.compile(r"[A-Za-z]{3,}")
 DATE = re.compile(
     r"\b(?P<m1>[A-Z][a-z]{2,8})(?:\.|\s|\.\s)\s*(?P<d1>\d{1,2})(?:st|nd|rd|th)?,?\s*(?P<y1>\d{4})\b"
     r"|\b(?P<d2>\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m2>[A-Z][a-z]{2,8}),?\s*(?P<y2>\d{4})\b"
-    r"|\b(?P<y5>\d{4})\s+(?P<m5>[A-Z][a-z]{2,8})\.?\s+(?P<d5>\d{1,2})(?:st|nd|rd|th)?\b"
     r"|\b(?P<y3>\d{4})[-/](?P<m3>\d{1,2})[-/](?P<d3>\d{1,2})\b"
     r"|\b(?P<m4>\d{1,2})[-/](?P<d4>\d{1,2})[-/](?P<y4>\d{4})\b"
 )
 _NUMBER = re.compile(
     r"(?<![\w.^])(?P<sign>[-\u2212])?\$?(?P<digits>(?>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?|\.\d+))(?![xX](?:\b|[\d^]))\s*"
     r"(?P<unit>%|percent\b|hundred\b|thousand\b|million\b|billion\b|trillion\b)?"
-    r"|(?<=[(\[=])(?P<bare>-?\d+(?:\.\d+)?)|(?P<word>[A-Za-z]+)",
+    r"|(?P<word>[A-Za-z]+)",
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r"\"(.+?)\"|\u201c(.+?)\u201d|`(.+?)`|(?<!\w)'(.+?)'(?!\w)")
@@ -86,7 +85,7 @@ def numbers(text: str, *, in_words: bool = True) -> list[tuple[Number, ...]]:
             if in_words and word in _NUMBERS:
                 found.append((_NUMBERS[word],))
             continue
-        digits = (match["digits"] or match["bare"]).rstrip(",")
+        digits = match["digits"].rstrip(",")
         if re.search(r"\d,\d{1,2}(?!\d)", digits):  # a list without spaces
             found += [(whole(float(part)),) for part in digits.split(",") if part]
             continue
@@ -137,7 +136,7 @@ def names(text: str, most: int = 8) -> list[str]:
         text = text.replace(each, f"\0{number}\0")
     words = text.split()
     bare = [word.strip(_EDGES).lower() for word in words]
-    for n in range(1, len(words) - 1):  # "The Weeknd", in the middle of a sentence
+    for n in range(1, len(words) - 1):  # "The Hague": a name's article, or it would be "the"
         if words[n] == "The" and words[n + 1][0].isupper():
             bare[n] = ""
     is_name = [bool(re.match(r"[(\[]*[A-Z]", w)) and b not in _FUNCTION
@@ -185,10 +184,6 @@ def name_lists(text: str, most: int = 6, words: int = 4) -> list[list[str]]:
     """
     found = [quotes(match.group(0)) for match in _LIST_OF_QUOTED.finditer(text)]
     found += [[each] for each in quotes(text)]
-    found += [
-        [item.strip(" '\"") for item in inner.split(",")]
-        for inner in re.findall(r"\[([^\]]+)\]", text)
-    ]
     parts = [part.strip() for part in _SEPARATORS.split(text.rstrip(".?! "))]
     parts = [part.removeprefix("the ") for part in parts if part]
     for start in range(len(parts)):
@@ -222,13 +217,13 @@ def labelled(text: str, label: str) -> list[tuple[Number, ...]]:
         text: the request.
         label: words of a parameter's name.
     """
-    words = [stem(word) for word in WORDS.findall(label) if word not in ("value", "number")]
+    words = [stem(word) for word in WORDS.findall(label)]
     before: list[tuple[Number, ...]] = []
     after: list[tuple[Number, ...]] = []
     for word in reversed(words):
         for match in re.finditer(rf"\b{re.escape(word)}\w*", text, re.IGNORECASE):
             left = re.search(r"\S+\s*$", text[: match.start()])
-            right = re.match(r"\W*(?:(?:of|is|as|to|at|for|equal|value|about|was|roughly)\W+)*"
+            right = re.match(r"\W*(?:(?:of|is|as|to|at|for|about)\W+)*"
                              r"([-$]?\d\S*(?: (?:percent|thousand|million|billion))?)",
                              text[match.end() :])  # fmt: skip
             before += numbers(left.group(0)) if left else []
@@ -238,7 +233,7 @@ def labelled(text: str, label: str) -> list[tuple[Number, ...]]:
 
 def places(text: str) -> list[str]:
     """Capitalised names where a place stands: ``in``, ``near``, ``to``, ``from ... to``."""
-    name = r"((?:(?:[A-Z]\.[A-Z]\b\.?|[A-Z]\w*),? ?)+)"
+    name = r"((?:[A-Z]\w*,? ?)+)"
     text = DATE.sub(" ", text)
     found = re.findall(rf"\b(?:in|near|to)\s+(?:the\s+)?{name}", text)
     found = re.findall(rf"\bfrom\s+(?:the\s+)?{name}(?=\s?to\b)", text) + found

@@ -12,8 +12,9 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from stretto.agents.effects import ORDER, Effects
+from stretto.agents.effects import Effects
 from stretto.agents.feedback import Test, doctests, names, suspects, syntax, unit_tests
+from stretto.agents.known_effects import ORDER
 from stretto.agents.sandbox import Session
 from stretto.agents.skill import FUNCTIONS, Evidence, Skill, digest, function_of
 from stretto.agents.skill_probes import Outcomes, calls_in, probe, variations

@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
@@ -36,9 +36,7 @@ ERROR = "error.type"
 OURS = "stretto"
 """Prefix of what the conventions have no name for: cost (dollars), cached, scripted, outcome."""
 
-_Options = ParamSpec("_Options")
-_Model = TypeVar("_Model", bound="Traced")
-_Complete = Callable[Concatenate[_Model, Sequence[Message], _Options], Awaitable[Completion]]
+_Method = TypeVar("_Method", bound=Callable[..., Awaitable[Completion]])
 
 
 class Traced(Protocol):
@@ -57,27 +55,25 @@ def keeps_content() -> bool:
     return os.environ.get(CAPTURE, "").strip().lower() == "true"
 
 
-def chat(complete: "_Complete[_Model, _Options]") -> "_Complete[_Model, _Options]":
+def chat(complete: _Method) -> _Method:
     """Let each completion of a chat model be a span: for its method ``complete``."""
 
     @functools.wraps(complete)
-    async def traced(
-        self: _Model, messages: Sequence[Message], *args: _Options.args, **options: _Options.kwargs
-    ) -> Completion:
+    async def traced(self: Traced, messages: Sequence[Message], **options: Any) -> Completion:
         about = {OPERATION: "chat", f"{REQUEST}.model": self.name}
         with _span(f"chat {self.name}", SpanKind.CLIENT, about) as span:
             if not span.is_recording():
-                return await complete(self, messages, *args, **options)
+                return await complete(self, messages, **options)
             span.set_attributes({**self.traced, **_request(options)})
             if keeps_content():
                 span.set_attribute(INPUT, _json([_message(message) for message in messages]))
                 if options.get("tools"):
                     span.set_attribute(TOOLS, _json(options["tools"]))
-            done = await complete(self, messages, *args, **options)
+            done = await complete(self, messages, **options)
             _complete(span, done)
             return done
 
-    return traced
+    return cast("_Method", traced)
 
 
 class AgentSpan:

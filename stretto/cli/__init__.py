@@ -17,6 +17,7 @@ app.help = "Language models that read, think, speak and act in parallel token st
 _COMMANDS = {
     "demo": ("demo:demo", "Play a real item: the model answers while it is still reading."),
     "chat": ("chat:chat", "Talk to the model; you are the user stream."),
+    "demo-agent": ("demo_agent:demo_agent", "Watch requests become real calls of tools."),
     "models": ("models:app", "Pull, list and show models."),
     "data": ("data:app", "Build stream tables from data sets, and look at them."),
     "train": ("train:train", "Train a multi-stream model from a recipe."),
@@ -25,7 +26,6 @@ _COMMANDS = {
     "sweep": ("sweep:app", "Measure a grid of settings, as table and picture."),
     "commons": ("commons:app", "Play villages that share a resource: runs, sweeps, reports."),
     "agent": ("agent:app", "Give a model a task and tools; its actions are code."),
-    "demo-agent": ("demo_agent:demo_agent", "Watch requests become real calls of tools."),
     "sandbox": ("sandbox:app", "Run Python code confined."),
     "skills": ("skills:app", "Keep functions that agents wrote, tested before they are taken."),
     "doctor": ("sandbox:doctor", "Test what the sandboxes hold on this machine."),
@@ -47,7 +47,6 @@ _EXTRAS = {
     "scipy": "evals",
     "bs4": "agents",
     "mcp": "agents",
-    "openai": "agents",
     "gymnasium": "commons",
     "jsonschema": "commons",
     "pettingzoo": "commons",

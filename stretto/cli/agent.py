@@ -1,7 +1,6 @@
 """``stretto agent``: give a model a task and tools, watch it work, make a run again."""
 
 import asyncio
-import importlib.util
 import itertools
 import os
 import sys
@@ -26,8 +25,8 @@ from stretto.cli.play import can_type, typing
 from stretto.errors import ConfigError, InputError
 
 app = App(name="agent", help="Give a model a task and tools; its actions are code.")
-if importlib.util.find_spec("stretto.cli.agent_improve") is not None:
-    app.command("stretto.cli.agent_improve:improve", name="improve")
+
+app.command("stretto.cli.agent_improve:improve", name="improve")
 
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print events as JSON lines.")]
 _RUNS = Path("runs")

@@ -44,12 +44,9 @@ def demo_agent(
         phraser: base model that puts results into words: name or folder.
         backend: what computes; see stretto demo --help.
     """
-    from stretto.cli.play import load_engine
-    from stretto.evals.local_agent import LocalModels
-
     started = time.monotonic()
     console = Console(file=sys.stdout, markup=False, highlight=False, soft_wrap=True)
-    models = LocalModels(load_engine(model, backend), model, load_engine(phraser, backend))
+    models = load_models(model, phraser, backend)
     loaded = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="stretto-notes-") as folder:
         steps = asyncio.run(perform(models, requests or REQUESTS, Path(folder), console))
@@ -62,6 +59,20 @@ def demo_agent(
         f"took {loaded - started:.1f} s). Tools are found by a word search, not by the model, "
         "whose arguments are right in some two of three cases."
     )
+
+
+def load_models(model: str = MODEL, phraser: str = PHRASER, backend: str = "auto") -> "LocalModels":
+    """Both engines, with a word on stderr about what takes so long.
+
+    Raises:
+        CheckpointError: a model cannot be loaded.
+        InputError: ``model`` lacks the agent streams.
+    """
+    from stretto.cli.play import load_engine
+    from stretto.evals.local_agent import LocalModels
+
+    engine = load_engine(model, backend)
+    return LocalModels(engine, model, load_engine(phraser, backend))
 
 
 async def perform(

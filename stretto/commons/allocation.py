@@ -5,11 +5,16 @@ one drawn with equal chances among those who still want; ``proportional`` gives 
 down share of what they want, and the rest at random, weighted by what they still want.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from stretto.commons.resource import Units
 from stretto.errors import InputError
+
+# Sums over 100,000 villagers, and products with a stock, stay far within 64 bits.
+MOST = 10**9
 
 
 def allocate(
@@ -27,9 +32,9 @@ def allocate(
         (B, N): the demands where the stock suffices; otherwise the whole stock is handed out.
 
     Raises:
-        InputError: a negative demand, or a law that does not exist.
+        InputError: a negative or fractional demand, or a law that does not exist.
     """
-    demands, stock = np.asarray(demands, np.int64), np.asarray(stock, np.int64)
+    demands, stock = whole(demands), np.asarray(stock, np.int64)
     if demands.size and demands.min() < 0:
         raise InputError(f"demands: must not be negative, one is {demands.min()}")
     if law not in ("stochastic", "proportional"):
@@ -41,6 +46,26 @@ def allocate(
     some = _stochastic if law == "stochastic" else _proportional
     got[short] = some(demands[short], stock[short], rng)
     return got
+
+
+def whole(demands: object) -> Units:
+    """Demands as an array of whole units, at most :data:`MOST` each: beyond, nothing changes.
+
+    Raises:
+        InputError: one is not a whole number.
+    """
+    array = np.asarray(demands)
+    shape = array.shape
+    if array.dtype.kind == "O":  # as ints beyond 64 bits are
+        array = np.array([min(one, MOST) if isinstance(one, int) else 0.5 for one in array.flat])
+        array = array.reshape(shape)
+    if array.dtype.kind not in "iu" and not _is_whole(array):
+        raise InputError("demands: must be whole units")
+    return np.minimum(array, MOST).astype(np.int64, copy=False)
+
+
+def _is_whole(array: NDArray[Any]) -> bool:
+    return array.dtype.kind == "f" and bool((array == np.floor(array)).all())
 
 
 def _stochastic(demands: Units, stock: Units, rng: np.random.Generator) -> Units:

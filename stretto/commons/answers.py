@@ -7,7 +7,8 @@ refusals, empty answers and failing endpoints are outcomes too.
 
 import asyncio
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 from stretto.commons.villager import Answer, Outcome, Question
@@ -22,7 +23,7 @@ async def ask_model(
     *,
     seed: int,
     attempts: int = 3,
-    timeout: float = 120.0,
+    timeout: float | None = None,
     temperature: float | None = 0.0,
     max_tokens: int = 1000,
 ) -> Answer:
@@ -34,7 +35,8 @@ async def ask_model(
         question: whose schema and check the answer must pass.
         seed: of the first attempt; later ones count up.
         attempts: how often it is asked.
-        timeout: seconds for each attempt.
+        timeout: seconds for each attempt, waiting for its turn included; None: only the model's own
+            limits count.
         temperature: of the sampling.
         max_tokens: of each answer.
 
@@ -55,7 +57,7 @@ async def ask_model(
         except LimitError:
             raise
         except TimeoutError:
-            answer = Answer(None, "timeout", why=f"no answer in {timeout:g} s")
+            answer = Answer(None, "timeout", why=f"no answer in {timeout or 0:g} s")
         except StrettoError as error:
             # The client has tried again already.
             answer = Answer(None, "error", why=str(error))
@@ -72,20 +74,44 @@ async def ask_model(
     return _with(answer, attempts, usage, model)
 
 
+async def together(*calls: Awaitable[Any]) -> list[Any]:
+    """What calls give, in their order; the first error is raised when all have ended.
+
+    Unlike ``asyncio.gather`` alone it leaves no call running behind: what the others are answered,
+    and was paid for, reaches the record.
+    """
+    given = await asyncio.gather(*calls, return_exceptions=True)
+    for one in given:
+        if isinstance(one, BaseException):
+            raise one
+    return list(given)
+
+
 def parse(text: str) -> Any:
     """The first JSON object in a text, which may stand in a fence or among words.
 
+    A whole number is an int however it is written, ``10.0`` too.
+
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or none without NaN and infinite numbers.
     """
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_float=_number, parse_constant=_number)
     start = text.find("{")
     while start >= 0:
         try:
             return decoder.raw_decode(text, start)[0]
         except ValueError:
             start = text.find("{", start + 1)
+        except RecursionError:
+            break
     raise ValueError("there is no JSON object in it")
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return int(number) if number.is_integer() else number
 
 
 def _read(completion: Completion, question: Question) -> tuple[Any, Outcome, str]:

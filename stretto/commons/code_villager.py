@@ -18,6 +18,7 @@ from stretto.commons.scenario import Scenario
 from stretto.commons.villager import Answer, Ask, News, Question, Situation
 from stretto.errors import StrettoError
 
+WALL = 10.0  # seconds of a program's month
 _LONGEST = 20_000  # characters of a program
 
 
@@ -58,7 +59,8 @@ class CodeVillager:
             return
         words = self._words
         text = prompts.render(
-            "program", units=words.units, act=words.act, capacity=situation.view.rules.capacity,
+            "program", units=words.units, stock_units=words.stock_units or words.units,
+            act=words.act, capacity=situation.view.rules.capacity,
             sees_catches=self._sees_catches, program=self._program, failed=self._failed,
             history=self._history,
         )  # fmt: skip
@@ -78,7 +80,7 @@ class CodeVillager:
         view = situation.view
         call = f"harvest({int(view.stock[0])}, {situation.month}, {self._history!r})"
         policy = Policy(
-            wall=10,
+            wall=WALL,
             cpu=5,
             calls=0,
             disk="1M",

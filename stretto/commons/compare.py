@@ -7,6 +7,7 @@ draws, so a seed counts once, however many cells it was played in.
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ class Group:
         form: ``strict`` or ``legacy``.
         runs: how many.
         seeds: how many different ones.
-        values: measure -> mean with its interval, of the runs in which it is defined; of survival
-            a share (Wilson). None if it is defined in none.
+        values: measure -> mean with its interval, of the runs in which it is known; of survival
+            a share (Wilson). None if it is known in none, or in other runs in the other form.
         zero_months: share of runs with a month in which nobody got anything; None if not known.
     """
 
@@ -67,8 +68,12 @@ def groups(table: Table) -> list[Group]:
     found = []
     for name, rows in table.conditions.items():
         zeros = [row.zero_months for row in rows if row.zero_months is not None]
-        for form in FORMS:
-            means = {measure: average(rows, form, measure) for measure in MEASURES}
+        both = {form: {m: average(rows, form, m) for m in MEASURES} for form in FORMS}
+        for form, means in both.items():
+            for measure, value in means.items():
+                strict = both["strict"][measure]
+                if value is not None and (strict is None or strict.runs != value.runs):
+                    means[measure] = None
             found.append(Group(
                 name, form, len(rows), len({row.seed for row in rows if row.seed is not None}),
                 means, float(np.mean([zero > 0 for zero in zeros])) if zeros else None,
@@ -142,9 +147,7 @@ def effects(
     for measure in measures or MEASURES:
         grid = _grid(cells, whole, seeds, form, measure, [len(one) for one in levels])
         if grid is None:
-            told += (
-                f"{MEASURES[measure].title.capitalize()} is undefined in some runs: no effects. "
-            )
+            told += f"No effects on {MEASURES[measure].title}: undefined in some runs. "
             continue
         for what, by_seed in _effects(grid, list(factors), levels):
             zeros = np.zeros(len(seeds))
@@ -170,11 +173,17 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def average(rows: Sequence[Row], form: str, measure: str) -> Interval | None:
     """Mean of the runs in which a measure is known, of survival the rate; None if in none."""
-    known = [v for row in rows if (v := row.values(form)[measure]) is not None]
+    known = tuple(v for row in rows if (v := row.values(form)[measure]) is not None)
     if not known:
         return None
     if measure == "survived":
         return stats.proportion(int(sum(known)), len(known))
+    return _mean(known)
+
+
+@lru_cache(maxsize=4096)
+def _mean(known: tuple[float, ...]) -> Interval:
+    """Both forms of most measures are the same numbers, and resampling takes time."""
     return stats.mean(known)
 
 
@@ -202,8 +211,8 @@ def _contrast(
     what: str, form: str, measure: str, a: np.ndarray, b: np.ndarray, paired: bool
 ) -> Contrast:
     found = stats.difference(a.tolist(), b.tolist(), paired=paired)
-    enough = min(len(a), len(b)) >= 2
-    return Contrast(what, form, measure, found.value, found.p if enough else None, None, paired)
+    p = None if np.isnan(found.p) else found.p
+    return Contrast(what, form, measure, found.value, p, None, paired)
 
 
 def _grid(

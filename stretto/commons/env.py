@@ -84,9 +84,12 @@ class CommonsEnv(ParallelEnv[str, Any, Any]):
         if village is None or not playing:
             raise InputError("step: call reset first")
         for agent in playing:
-            if not self._actions[agent].contains(np.int64(actions[agent])):
+            action = actions.get(agent)
+            # Spaces take numpy's integers only; a fraction or nothing is no action.
+            whole = isinstance(action, int | np.integer)
+            if not whole or not 0 <= int(action) <= self.rules.capacity:
                 raise InputError(f"action of {agent}: must be 0 to {self.rules.capacity}, "
-                                 f"not {actions[agent]}")  # fmt: skip
+                                 f"not {action}")  # fmt: skip
         told = village.harvest({agent: int(actions[agent]) for agent in playing})
         ended = village.ended
         if not ended:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stretto.commons.allocation import allocate
+from stretto.commons.allocation import allocate, whole
 from stretto.commons.resource import Rules, Units, collapsed, grow, share, shocked
 from stretto.commons.seeds import generator
 from stretto.errors import InputError
@@ -91,11 +91,12 @@ class Fleet:
             (B, N) units received.
 
         Raises:
-            InputError: negative demands, a wrong shape, or a month that was harvested already.
+            InputError: negative or fractional demands, a wrong shape, or a month that was harvested
+                already.
         """
         if self.harvested:
             raise InputError(f"month {self.month}: was harvested already; call grow() first")
-        demands = np.asarray(demands, np.int64)
+        demands = whole(demands)
         if demands.shape != self.demands.shape:
             raise InputError(f"demands: shape {demands.shape} is not {self.demands.shape}")
         wanted = demands if self._caps is None else np.minimum(demands, self._caps)
@@ -141,7 +142,14 @@ class History:
 
 
 def play(rules: Rules, policies: Sequence[Policy], villages: int = 1, *, seed: int = 0) -> History:
-    """Let policies play to the end, one for each villager or one for all.
+    """Let policies play to the end.
+
+    Args:
+        rules: of the game.
+        policies: one for each villager; or one, by which all do what it says for the first, random
+            ones too.
+        villages: B.
+        seed: of the rationing and of nature.
 
     Raises:
         InputError: neither one policy nor as many as villagers.

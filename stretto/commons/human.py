@@ -9,11 +9,10 @@ from typing import Any, Protocol
 from stretto.commons.villager import Answer, Ask, News, Question, Situation
 from stretto.errors import LimitError
 
-_HIDDEN = ("reasoning",)  # what a person need not write down
+_HIDDEN = ("reasoning", "note")  # what a person need not write down
 _ASKED = {
     "units": "How many {unit}",
     "message": "What you say to the others (Enter: nothing)",
-    "note": "A note to yourself (Enter: none)",
     "text": "What you say (Enter: nothing)",
     "done": "Is the talk over after this (y/n)",
     "next": "Who speaks next ({choices})",

@@ -7,6 +7,7 @@ its place: a run that is read half would be measured wrongly.
 
 import gzip
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -55,17 +56,26 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
     try:
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
         if text.lstrip().startswith("["):
             yield from json.loads(text)
         else:
             yield from (json.loads(line) for line in text.splitlines() if line.strip())
-    except ValueError as error:
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: is not JSON: {error}") from None
 
 
 def _game(rows: Iterable[Mapping[str, Any]], rules: Rules | None, where: str) -> Game:
+    try:
+        return _read_game(rows, rules, where)
+    except KeyError as error:
+        raise InputError(f"{where}: a row lacks {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{where}: a row is no row of a log: {error}") from None
+
+
+def _read_game(rows: Iterable[Mapping[str, Any]], rules: Rules | None, where: str) -> Game:
     """One run from its rows, in the order they were written."""
     harvests: dict[int, dict[str, Mapping[str, Any]]] = defaultdict(dict)
     spoken: dict[int, int] = defaultdict(int)

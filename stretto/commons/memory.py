@@ -34,17 +34,17 @@ class Embedder(Protocol):
 
 
 class WordLlamaEmbedder:
-    """The default: averages of static vectors, 256 numbers a text, no torch and no network."""
+    """The default: averages of static vectors, 256 numbers a text, no torch and no network.
 
-    def __init__(self) -> None:
-        self._model = _wordllama()
+    Loaded when the first text is embedded.
+    """
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(N, 256)."""
         if not texts:
             return np.zeros((0, 256), np.float32)
         # An empty text has no words to average.
-        vectors = np.asarray(self._model.embed([text or "." for text in texts]), np.float32)
+        vectors = np.asarray(_wordllama().embed([text or "." for text in texts]), np.float32)
         vectors[[not text for text in texts]] = 0.0
         return _unit(vectors)
 
@@ -85,7 +85,7 @@ class Memory:
         expires: from then on it does not come to mind.
         kind: seen, thought, or a whole chat (which never comes to mind in the reference).
         importance: 1 to 10.
-        always: comes to mind whatever is asked.
+        always: until this date it comes to mind whatever is asked; None: never.
     """
 
     text: str
@@ -93,7 +93,7 @@ class Memory:
     expires: datetime.date
     kind: Literal["seen", "thought", "chat"] = "thought"
     importance: float = 5.0
-    always: bool = False
+    always: datetime.date | None = None
 
 
 class MemoryStream:
@@ -102,14 +102,14 @@ class MemoryStream:
     Args:
         embedder: of memories and foci.
         switches: recency and order.
-        seed: of the shuffling, where memories of a day are shuffled.
+        seed: of the shuffling, where memories of a day are shuffled; the same question is answered
+            in the same order, also in a run that goes on from its record.
     """
 
     def __init__(self, embedder: Embedder, switches: Switches, seed: int = 0) -> None:
         self._embedder, self._switches, self._seed = embedder, switches, seed
         self._memories: list[Memory] = []
         self._vectors: list[NDArray[np.float32]] = []
-        self._asked = 0
 
     def __len__(self) -> int:
         return len(self._memories)
@@ -117,16 +117,19 @@ class MemoryStream:
     def add(self, memory: Memory) -> None:
         """Remember."""
         self._memories.append(memory)
-        self._vectors.append(self._embedder.embed([memory.text])[0])
 
     def forget_all(self) -> None:
         """For villages without memory."""
         self._memories.clear()
         self._vectors.clear()
 
+    def latest(self, count: int, now: datetime.date) -> list[Memory]:
+        """The last ``count`` that have not expired, whatever they are about, oldest first."""
+        alive = [m for m in self._memories if m.expires > now and m.kind != "chat"]
+        return sorted(alive[-count:], key=lambda memory: memory.date)
+
     def retrieve(self, foci: Sequence[str], k: int, now: datetime.date) -> list[Memory]:
         """What comes to mind: the heaviest ``k`` for each focus, each once, oldest first."""
-        self._asked += 1
         ids = [
             i for i, memory in enumerate(self._memories)
             if memory.expires > now and memory.kind != "chat"
@@ -136,8 +139,8 @@ class MemoryStream:
         age = np.arange(len(ids))
         recency = DECAY ** (age if self._switches.recency == "paper" else age[::-1])
         importance = np.array([(self._memories[i].importance - 1) / 9 for i in ids])
-        always = np.array([self._memories[i].always for i in ids])
-        vectors, found = np.stack([self._vectors[i] for i in ids]), set()
+        always = np.array([(self._memories[i].always or now) > now for i in ids])
+        vectors, found = self._embedded()[ids], set[int]()
         for focus in self._embedder.embed(list(foci)):
             weight = 0.5 * recency + 3 * importance + 2 * (vectors @ focus)
             weight[always] = weight.max() + 1
@@ -145,5 +148,12 @@ class MemoryStream:
             found.update(np.lexsort((-age, -weight))[:k].tolist())
         chosen = [ids[i] for i in sorted(found)]
         if self._switches.order == "paper":
-            generator(self._seed, "order", self._asked).shuffle(chosen)
+            generator(self._seed, "order", now.isoformat(), *foci).shuffle(chosen)
         return sorted((self._memories[i] for i in chosen), key=lambda memory: memory.date)
+
+    def _embedded(self) -> NDArray[np.float32]:
+        """(N, D), of all; embedded when first needed."""
+        for memory in self._memories[len(self._vectors) :]:
+            # One by one: the bits must not depend on what is embedded together.
+            self._vectors.append(self._embedder.embed([memory.text])[0])
+        return np.stack(self._vectors)

@@ -31,7 +31,8 @@ class Measures:
         efficiency: of what the first month's threshold, taken each month, would have given; at
             most 1.
         equality: 1 - Gini coefficient of the villagers' totals; None if nothing was harvested.
-        over_usage: share of harvests above the sustainable share, counted by what was received.
+        over_usage: share of harvests above the sustainable share, counted by what was received;
+            None if no answer could be read: that is no restraint.
         over_demand: the same by what was wanted.
         invalid: share of harvest answers that could not be read.
     """
@@ -42,8 +43,8 @@ class Measures:
     payoff: float
     efficiency: float
     equality: float | None
-    over_usage: float
-    over_demand: float
+    over_usage: float | None
+    over_demand: float | None
     invalid: float
 
 
@@ -75,8 +76,8 @@ def measure(game: Game, form: Form = "strict") -> Measures:
         payoff=float(totals.mean()) + moved,
         efficiency=efficiency(game),
         equality=equality(totals),
-        over_usage=over / actions if actions else 0.0,
-        over_demand=over_demand / actions if actions else 0.0,
+        over_usage=over / actions if actions else None,
+        over_demand=over_demand / actions if actions else None,
         invalid=1.0 - int((game.present & game.valid).sum()) / asked if asked else 0.0,
     )
 

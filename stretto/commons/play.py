@@ -15,6 +15,7 @@ from stretto import __version__
 from stretto import config as configs
 from stretto.commons import prompts
 from stretto.commons.adversaries import adversaries_of
+from stretto.commons.calendar import first_day, last_day, meeting_day
 from stretto.commons.chat_villager import ChatVillager
 from stretto.commons.code_villager import CodeVillager
 from stretto.commons.discussion import meet, report
@@ -28,6 +29,7 @@ from stretto.commons.run_config import RunConfig
 from stretto.commons.scenario import scenario
 from stretto.commons.seeds import seed_of
 from stretto.commons.stage import FRAMEWORK, Stage
+from stretto.commons.townhall import Hall, TownHall
 from stretto.commons.village import Harvest, Village
 from stretto.commons.villager import Answer, Question, ScriptedVillager, Villager
 from stretto.errors import ConfigError
@@ -43,6 +45,7 @@ async def play(
     *,
     embedder: Embedder | None = None,
     human: Callable[[str], Villager] | None = None,
+    hall: Hall | None = None,
     on_answer: Callable[[Answer], None] = lambda _: None,
     on_month: Callable[[Harvest], None] = lambda _: None,
 ) -> Game:
@@ -54,6 +57,7 @@ async def play(
         folder: keeps ``game.jsonl``; None: nothing is kept.
         embedder: of memories; by default wordllama, loaded when first needed.
         human: name -> a person's seat.
+        hall: multi-stream model by which all speak at once, for ``talk: townhall``.
         on_answer: told of every new answer.
         on_month: told of every harvest, as it comes.
 
@@ -63,6 +67,10 @@ async def play(
         LimitError: a budget is spent; play again to go on.
     """
     people = _people(config, models or {}, embedder, human)
+    if config.talk == "townhall":
+        if hall is None:
+            raise ConfigError("talk: townhall: needs a multi-stream model, and none is given here")
+        people.append(TownHall(hall, len(config.names), rows=config.rows, seed=config.seed))
     journal = Journal(folder / JOURNAL if folder is not None else None)
     first = config.names[: config.rules.villagers]
     village = Village(config.rules, first, seed=config.seed)
@@ -75,9 +83,10 @@ async def play(
     utterances, limits = [], []
     while True:
         stage.new_month()
-        for newcomer in config.newcomers:
-            if newcomer.month == village.month:
-                _arrive(stage, newcomer.seat.model)
+        stage.today = first_day(village.month)
+        for name, month in config.arrivals.items():
+            if month == village.month:
+                _arrive(stage, name)
         await stage.prepare()
         for mechanism in mechanisms:
             await mechanism.before_harvest(stage)
@@ -91,6 +100,7 @@ async def play(
             await mechanism.after_talk(stage, harvest)
         utterances.append(said)
         limits.append(np.nan if limit is None else float(limit))
+        stage.today = last_day(village.month)
         await stage.each(lambda villager, ask, situation: villager.reflect(ask, situation))
         if village.ended:
             break
@@ -114,12 +124,10 @@ def _start(stage: Stage) -> None:
     )  # fmt: skip
 
 
-def _arrive(stage: Stage, model: str) -> None:
-    """The next newcomer; the village is told."""
-    names = stage.config.names
-    name = names[len(stage.village.names)]
+def _arrive(stage: Stage, name: str) -> None:
+    """A newcomer; the village is told."""
     stage.village.arrive(name)
-    stage.log("arrival", agent=name, model=model)
+    stage.log("arrival", agent=name, model=stage.villagers[name].model)
     stage.tell(stage.names, "arrival", f"{name} has come to live in the village.", always=True)
 
 
@@ -127,25 +135,36 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
     """Everybody decides at once; mechanisms may change a demand before it counts."""
     village, words = stage.village, stage.scenario
     stage.log("month", stock=village.stock, share=village.share)
-    stock = f"There are {village.stock} {words.units} at {words.place}."
-    stage.tell(stage.names, "stock", stock, always=True)
+    stage.tell(stage.names, "stock", words.told_stock(village.stock), always=True)
+    if (how := stage.config.told_threshold) != "no":
+        told = stage.told_share if how == "number" else None
+        text = prompts.render("threshold", share=told, units=words.units)
+        stage.tell(stage.names, "threshold", text, always=True)
     answers = await stage.ask({name: _harvest_question(stage) for name in stage.names})
+    # On one line each: nobody can pass for another, or for the moderator.
+    said = {
+        n: " ".join(str((a.value or {}).get("message", "")).split()) for n, a in answers.items()
+    }
+    stage.messages = {name: text for name, text in said.items() if text}
     demands: dict[str, int | None] = {}
     for name, answer in answers.items():
         demands[name] = answer.value["units"] if answer.outcome == "ok" else None
         if demands[name] is None and stage.config.switches.parsing == "paper":
             demands[name] = 0
+    wanted = dict(demands)
     for mechanism in mechanisms:
-        for name, wanted in demands.items():
-            if wanted is not None:
-                demands[name] = mechanism.demand(stage, name, wanted)
+        for name, units in demands.items():
+            if units is not None:
+                demands[name] = mechanism.demand(stage, name, units)
     harvest = village.harvest(demands)
     stage.log("harvest", **{k: v for k, v in asdict(harvest).items() if k != "month"})
+    stage.today = meeting_day(stage.month)
     for name, answer in answers.items():
         heed = getattr(stage.villagers[name], "heed", None)
         if heed is not None:
             heed(answer)
-        stage.tell([name], "result", _result(stage, harvest, name))
+        told = _result(stage, harvest, name, wanted[name])
+        stage.tell([name], "result", told, always=True)
         if answer.outcome == "ok" and stage.config.profile == "lean":
             _note(stage, name, answer.value)
     return harvest
@@ -154,18 +173,18 @@ async def _harvest(stage: Stage, mechanisms: Sequence[Mechanism]) -> Harvest:
 def _harvest_question(stage: Stage) -> Question:
     config, words, capacity = stage.config, stage.scenario, stage.village.rules.capacity
     lean = config.profile == "lean"
+    # Who forgets is asked for a note too: villages with and without memory begin alike.
+    wanted = {"message": lean and config.talk in ("meeting", "round"), "note": lean}
     text = prompts.render(
-        "harvest", month=stage.month, stock=stage.village.stock, units=words.units,
-        place=words.place, act=words.act, capacity=capacity, told=config.told_threshold,
-        share=stage.told_share, lean=lean and config.talk != "none",
+        "harvest", month=stage.month, stock=words.told_stock(stage.village.stock),
+        units=words.units, act=words.act, capacity=capacity, **wanted,
     )  # fmt: skip
     properties: dict[str, Any] = {
         "reasoning": {"type": "string"}, "units": {"type": "integer", "minimum": 0},
     }  # fmt: skip
     default: dict[str, Any] = {"reasoning": ""}
-    if lean and config.talk != "none":
-        properties |= {"message": {"type": "string"}, "note": {"type": "string"}}
-        default |= {"message": "", "note": ""}
+    for key in (key for key, yes in wanted.items() if yes):
+        properties[key], default[key] = {"type": "string"}, ""
     if config.switches.parsing == "corrected":
         properties["units"]["maximum"] = capacity
     schema = {"type": "object", "properties": properties, "required": list(properties)}
@@ -174,11 +193,10 @@ def _harvest_question(stage: Stage) -> Question:
     )
 
 
-def _result(stage: Stage, harvest: Harvest, name: str) -> str:
+def _result(stage: Stage, harvest: Harvest, name: str, wanted: int | None) -> str:
     words, got = stage.scenario, harvest.received[name]
-    wanted = harvest.demands[name]
     tried = f" of {wanted} that you wanted" if words.tells_demand and wanted is not None else ""
-    return f"You got {got} {words.unit if got == 1 else words.units}{tried}."
+    return f"You {words.took} {got} {words.unit if got == 1 else words.units}{tried}."
 
 
 def _note(stage: Stage, name: str, value: Mapping[str, Any]) -> None:
@@ -197,7 +215,7 @@ async def _evening(
         return 0, None
     for mechanism in mechanisms:
         await mechanism.before_talk(stage, harvest)
-    if config.profile == "lean":
+    if config.profile == "lean" and config.talk != "townhall":
         await report(stage, harvest)
         return _messages(stage), None
     talk = await meet(stage, harvest)
@@ -207,15 +225,10 @@ async def _evening(
 def _messages(stage: Stage) -> int:
     """Lean villagers wrote what they want to say with the harvest: it is heard now."""
     count = 0
-    for event in list(stage.journal.events):
-        if event["type"] != "answer" or event["purpose"] != "harvest":
-            continue
-        if event["id"].split("/")[0] != str(stage.month) or not event["value"]:
-            continue
-        if text := str(event["value"].get("message", "")).strip():
-            count += 1
-            stage.log("utterance", agent=event["agent"], text=text)
-            stage.tell(stage.names, "said", text, event["agent"])
+    for name, text in stage.messages.items():
+        count += 1
+        stage.log("utterance", agent=name, text=text)
+        stage.tell(stage.names, "said", text, name)
     return count
 
 
@@ -229,6 +242,10 @@ def _people(
     words = scenario(config.scenario)
     twists = adversaries_of(config.adversaries, config.names)
     people: list[Villager] = []
+    used = [seat.model.removeprefix("code:") for seat in config.everybody]
+    first_model = next((model for model in used if model in models), "")
+    # The reference lets the first villager's model speak for all.
+    voice = models.get(first_model) if config.switches.speakers == "paper" else None
 
     def chat(name: str, model: str) -> ChatVillager:
         if model not in models:
@@ -238,7 +255,7 @@ def _people(
             name, models[model], embedder=embedder or WordLlamaEmbedder(), profile=config.profile,
             switches=config.switches, act=words.act, attempts=config.attempts,
             timeout=config.timeout, temperature=config.temperature, has_memory=config.memory,
-            seed=config.seed,
+            max_tokens=config.max_tokens, seed=config.seed, voice=voice,
         )  # fmt: skip
 
     for seat in config.everybody:
@@ -261,8 +278,6 @@ def _people(
         for twist in twists:
             villager = twist(villager)
         people.append(villager)
-    used = [seat.model.removeprefix("code:") for seat in config.everybody]
-    first_model = next((model for model in used if model in models), "")
     keeper = config.framework or first_model
     people.append(chat(FRAMEWORK, keeper) if keeper else
                   ScriptedVillager(FRAMEWORK, policy("threshold"), "none"))  # fmt: skip

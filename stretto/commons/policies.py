@@ -14,6 +14,8 @@ from stretto.commons.resource import Units, calm, grow
 from stretto.commons.seeds import generator
 from stretto.errors import InputError
 
+PLANNED = 2000  # units; a plan is a square of them
+
 
 def constant(units: int) -> Policy:
     """The same every month, or the whole stock where that is less."""
@@ -56,6 +58,8 @@ def best_response(view: View, me: int) -> Units:
     (rationing by its mean, no noise), so it knows the horizon, which villagers do not.
     """
     rules = view.rules
+    if rules.capacity > PLANNED:
+        raise InputError(f"best_response: plans for a capacity of at most {PLANNED} units")
     others_count = rules.villagers - 1
     others = (
         view.share * others_count

@@ -32,7 +32,7 @@ async def poll(
         default: those fields as a scripted villager answers.
         names: who is asked; by default everybody.
         check: villager, answer -> why it will not do, or an empty text.
-        data: fields of the prompt beside ``me``, ``others``, ``unit`` and ``units``.
+        data: fields of the prompt beside ``me``, ``others``, ``unit``, ``units``, ``told_stock``.
     """
     words = stage.scenario
     questions = {}
@@ -41,6 +41,7 @@ async def poll(
         given = default(name) if callable(default) else default
         text = prompts.render(
             purpose.partition(".")[0], me=name, unit=words.unit, units=words.units,
+            told_stock=words.told_stock(stage.village.stock),
             others=[other for other in stage.names if other != name], **data,
         )  # fmt: skip
         schema = {
@@ -59,7 +60,12 @@ def allowed(stage: Stage, units: int | None, of_share: float) -> int:
     """Most that one may take this month: what an institution set, a number, or a part of phi(t)."""
     if stage.quota is not None:
         return stage.quota
-    return units if units is not None else int(of_share * stage.village.share)
+    return units if units is not None else part(stage.village.share, of_share)
+
+
+def part(of: int, share: float) -> int:
+    """So much of ``of``, rounded down; a rounding error of 1e-9 must not cost a unit."""
+    return int(of * share + 1e-9)
 
 
 async def vote(

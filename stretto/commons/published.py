@@ -115,7 +115,9 @@ class _Found:
             if why := _unusable(game, conditions.get(run), others):
                 self.excluded[run] = why
                 continue
-            row = _unknown_invalid(row_of_game(game, run, conditions[run], None))
+            told = self.facts[source].get(run, {}).get("seed", "")
+            seed = int(told) if told.isdecimal() else None
+            row = _unknown_invalid(row_of_game(game, run, conditions[run], seed))
             if run in records:
                 self.checked[run] = _agree(row, records[run])
             rows.append(row)
@@ -213,7 +215,7 @@ def _remarks(rows: Sequence[Row], found: _Found) -> list[str]:
     for why, count in Counter(found.excluded.values()).items():
         names = [run for run, reason in found.excluded.items() if reason == why]
         shown = ", ".join(names[:12]) + (", ..." if count > 12 else "")
-        said.append(f"Left out, {count} runs: {why}: {shown}.")
+        said.append(f"Left out, {count} run{'s' * (count > 1)}: {why}: {shown}.")
     if found.empty:
         said.append(f"Left out, {len(found.empty)} records without any figure: "
                     f"{', '.join(found.empty)}.")  # fmt: skip

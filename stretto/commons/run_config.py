@@ -8,6 +8,8 @@ from stretto.commons.switches import Switches
 from stretto.errors import ConfigError
 
 NAMES = ("Ana", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gita", "Hugo", "Ines", "Jon")
+# Names in the record of those who are no villagers.
+_TAKEN = ("framework", "moderator", "town hall")
 
 
 @dataclass(frozen=True)
@@ -48,24 +50,30 @@ class RunConfig:
         scenario: name, or a YAML file.
         rules: numbers of the game.
         seats: one a villager; a single one stands for all.
-        profile: of villagers that are models.
+        profile: of villagers that are models. ``paper``: as there, many requests a month, and
+            nobody is told at which stock all is over. ``lean``: one request a month.
         switches: the reference's defects.
         talk: ``meeting``: one after the other, the speaker names the next, as in the paper;
-            ``round``: each once; ``none``.
+            ``round``: each once; ``townhall``: all at once, by one multi-stream model; ``none``.
+            Lean villagers write one message with their harvest, which the others hear after it, in
+            ``meeting`` and ``round`` alike.
         utterances: most in a meeting, without the report.
+        rows: most in a town hall.
         sees_catches: everybody learns what each took.
-        memory: villagers remember earlier months.
-        told_threshold: ``number``: each month the sustainable share; ``words``: the universal
-            question without it; ``no``.
+        memory: villagers remember earlier months. Without, talk and catches, which come after the
+            harvest, cannot change the next one.
+        told_threshold: told and remembered at every question of the month: ``number``: the
+            sustainable share; ``words``: the universal question without it; ``no``.
         newcomers: who comes later.
         mechanisms: institutions by name, each with its settings.
         adversaries: seats' behaviours by name, each with its settings.
         framework: model that runs the meeting's record; empty: the first villager's.
         attempts: how often a model is asked for a usable answer.
-        timeout: seconds for each attempt.
+        timeout: seconds for each attempt, those in the queue of a busy endpoint included; none: an
+            endpoint's client has a limit of its own for each request.
         temperature: of all models.
+        max_tokens: of each answer; models that think before they answer need more.
         seed: of everything drawn.
-        log_prompts: keep every prompt in the record.
     """
 
     seats: tuple[Seat, ...]
@@ -73,8 +81,9 @@ class RunConfig:
     rules: Rules = field(default_factory=Rules)
     profile: Literal["paper", "lean"] = "lean"
     switches: Switches = field(default_factory=Switches)
-    talk: Literal["meeting", "round", "none"] = "meeting"
+    talk: Literal["meeting", "round", "townhall", "none"] = "meeting"
     utterances: int = 9
+    rows: int = 200
     sees_catches: bool = True
     memory: bool = True
     told_threshold: Literal["no", "number", "words"] = "no"
@@ -83,19 +92,24 @@ class RunConfig:
     adversaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     framework: str = ""
     attempts: int = 3
-    timeout: float = 120.0
+    timeout: float | None = None
     temperature: float = 0.0
+    max_tokens: int = 1000
     seed: int = 0
-    log_prompts: bool = False
 
     def __post_init__(self) -> None:
         if len(self.seats) not in (1, self.rules.villagers):
             raise ConfigError(f"seats: {len(self.seats)} for {self.rules.villagers} villagers")
         names = self.names
+        for name in names:
+            if name.lower() in _TAKEN or name != " ".join(name.split()):
+                raise ConfigError(f"seats: {name!r} cannot be a name; write it on one line")
         if len(set(names)) < len(names):
             raise ConfigError(f"seats: names must differ: {', '.join(names)}")
-        if self.attempts < 1 or self.timeout <= 0 or self.utterances < 1:
-            raise ConfigError("attempts, timeout and utterances: must be positive")
+        if min(self.attempts, self.utterances, self.rows, self.max_tokens) < 1:
+            raise ConfigError("attempts, utterances, rows and max_tokens: must be positive")
+        if self.timeout is not None and self.timeout <= 0:
+            raise ConfigError("timeout: must be positive, or none")
         for one in self.newcomers:
             if not 2 <= one.month <= self.rules.months:
                 raise ConfigError(f"newcomers.month: must be 2 to {self.rules.months}")
@@ -118,3 +132,9 @@ class RunConfig:
     def names(self) -> tuple[str, ...]:
         """Of everybody, newcomers last."""
         return tuple(seat.name for seat in self.everybody)
+
+    @property
+    def arrivals(self) -> dict[str, int]:
+        """The month in which each newcomer comes, by name."""
+        names = self.names[self.rules.villagers :]
+        return {name: one.month for name, one in zip(names, self.newcomers, strict=True)}

@@ -30,6 +30,10 @@ class Scenario:
             ``names`` of the others.
         growth: one sentence on how the stock grows back; a template with the fields of Rules.
         meeting: where they talk, as in "the village restaurant".
+        stock: what there is at the start of a month; a template with ``stock``, ``units`` (those of
+            the stock) and ``place``.
+        stock_units: what the stock is counted in, as in "percent"; empty: the same units.
+        took: what they did, as in "caught".
         memories: how many memories are retrieved before a harvest.
         tells_demand: whether a villager's own result names the demand beside the catch.
     """
@@ -44,8 +48,16 @@ class Scenario:
     rules: str
     growth: str
     meeting: str
+    stock: str = "There are {stock} {units} at {place}."
+    stock_units: str = ""
+    took: str = "took"
     memories: int = 10
     tells_demand: bool = False
+
+    def told_stock(self, stock: int) -> str:
+        """What there is, in words."""
+        units = self.stock_units or self.units
+        return self.stock.format(stock=stock, units=units, place=self.place)
 
     def told_growth(self, rules: Rules) -> str:
         """How the stock grows back, in words that fit the rules."""
@@ -59,7 +71,7 @@ class Scenario:
         luck = f", give or take {growth.noise:.0%} of the growth" if growth.noise else ""
         return (
             f"Whatever {self.resource} is left at the end of a month {law}{luck}, "
-            f"up to {rules.capacity} {self.units}."
+            f"up to {rules.capacity} {self.stock_units or self.units}."
         )
 
 

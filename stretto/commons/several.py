@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from stretto.commons.allocation import whole
 from stretto.commons.fleet import Fleet
 from stretto.commons.resource import Rules, Units
 from stretto.commons.seeds import seed_of
@@ -54,8 +55,9 @@ class Several:
         """(B,) whether each village has ended."""
         fallen = np.stack([~fleet.alive for fleet in self.fleets], axis=1)
         over = fallen.any(axis=1) if self._ends == "any" else fallen.all(axis=1)
-        first = self.fleets[0]
-        return np.asarray(over | (first.harvested and first.month >= first.rules.months))
+        # A resource that has collapsed everywhere goes on no more: the others tell the month.
+        last = max(self.fleets, key=lambda fleet: fleet.month)
+        return np.asarray(over | (last.harvested and last.month >= last.rules.months))
 
     def harvest(self, demands: Units) -> Units:
         """All harvest everything at once.
@@ -67,21 +69,31 @@ class Several:
             (B, N, P) units received.
 
         Raises:
-            InputError: a wrong shape, or somebody wants more than the effort allows.
+            InputError: a wrong shape, somebody wants more than the effort allows, or all have
+                ended.
         """
-        demands = np.asarray(demands, np.int64)
+        demands = whole(demands)
         if demands.ndim != 3 or demands.shape[2] != len(self.fleets):
             raise InputError(f"demands: shape {demands.shape} is not (B, N, {len(self.fleets)})")
         if self.effort is not None and (most := int(demands.sum(axis=2).max())) > self.effort:
             raise InputError(f"demands: {most} units in all, the effort allows {self.effort}")
         stopped = self.ended[:, None]
         got = [
-            fleet.harvest(np.where(stopped, 0, demands[:, :, p]))
+            np.zeros_like(fleet.demands)
+            if fleet.ended
+            else fleet.harvest(np.where(stopped, 0, demands[:, :, p]))
             for p, fleet in enumerate(self.fleets)
         ]
         return np.stack(got, axis=2)
 
     def grow(self) -> None:
-        """Go to the next month."""
+        """Go to the next month.
+
+        Raises:
+            InputError: all have ended, or the month was not harvested.
+        """
+        if self.ended.all():
+            raise InputError("the game has ended")
         for fleet in self.fleets:
-            fleet.grow()
+            if not fleet.ended:
+                fleet.grow()

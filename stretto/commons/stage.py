@@ -4,17 +4,19 @@ Mechanisms, the meeting and the months all use a :class:`Stage`; none of them kn
 thinks or where a record is kept.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stretto.commons import prompts
-from stretto.commons.calendar import first_day
+from stretto.commons.answers import together
+from stretto.commons.calendar import first_day, last_day
 from stretto.commons.fleet import View
 from stretto.commons.journal import Journal
+from stretto.commons.resource import share
 from stretto.commons.run_config import RunConfig
 from stretto.commons.scenario import Scenario
 from stretto.commons.seeds import generator
@@ -40,6 +42,8 @@ class Stage:
         mechanisms: the village's institutions.
         quota: most that one may take this month, where an institution says so.
         transfers: units of payoff that villagers gained or lost otherwise, by month.
+        messages: what villagers wrote with this month's harvest, to be heard after it.
+        today: in the game; goes on from the harvest to the meeting and the end of the month.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Stage:
         self.mechanisms = mechanisms
         self.quota: int | None = None
         self.transfers: list[dict[str, float]] = []
+        self.today = first_day(village.month)
+        self.messages: dict[str, str] = {}
         self._extra: list[str] = []
         self._today: list[str] = []
 
@@ -81,7 +87,7 @@ class Stage:
     async def ask(self, questions: Mapping[str, Question]) -> dict[str, Answer]:
         """Ask several villagers at once; the record has them in the village's order."""
         names = list(questions)
-        answers = await asyncio.gather(*(self._ask(name, questions[name]) for name in names))
+        answers = await together(*(self._ask(name, questions[name]) for name in names))
         self.journal.flush()
         return dict(zip(names, answers, strict=True))
 
@@ -101,7 +107,7 @@ class Stage:
         def asking(name: str) -> Ask:
             return lambda question: self._ask(name, question)
 
-        await asyncio.gather(
+        await together(
             *(act(self.villagers[name], asking(name), self.situation(name)) for name in self.names)
         )
         self.journal.flush()
@@ -109,7 +115,9 @@ class Stage:
     def tell(self, names: Iterable[str], kind: str, text: str, who: str = "", **how: Any) -> None:
         """Let villagers perceive something."""
         for name in names:
-            self.villagers[name].see(News(kind, text, self.month, who, **how))
+            # Each dates by its own clock what it thinks; what happens has a date by itself.
+            day = self._clock(name) if kind == "limit" else self.today
+            self.villagers[name].see(News(kind, text, self.month, who, day=day, **how))
 
     def announce(self, text: str, *, lasting: bool = True) -> None:
         """A rule that all know from now on, or this month: stands in the rules they are told."""
@@ -144,9 +152,16 @@ class Stage:
     def situation(self, name: str) -> Situation:
         """What a villager knows of the game."""
         return Situation(
-            self._rules(name), self.month, first_day(self.month).isoformat(),
+            self._rules(name), self.month, self._clock(name).isoformat(),
             self._view(), self._place(name),
         )  # fmt: skip
+
+    @property
+    def rules_for_all(self) -> str:
+        """The game as it is told when all are spoken to, with what institutions announced."""
+        words, rules = self.scenario, self.village.rules
+        told = words.rules.format(names="the others", capacity=rules.capacity)
+        return "\n\n".join([told, words.told_growth(rules), *self._extra, *self._today])
 
     @property
     def told_share(self) -> int:
@@ -155,14 +170,14 @@ class Stage:
         if self.config.switches.newcomer == "paper":
             if self.month == 1:
                 return 10  # the reference writes the first month's down as a literal
-            return village.share * len(village.names) // village.rules.villagers
+            return int(share(village.rules, np.array(village.stock)))
         return village.share
 
     async def framework(self, questions: Sequence[Question]) -> list[Answer]:
         """Ask whoever keeps the record of the meeting, all at once."""
-        answers = await asyncio.gather(*(self._ask(FRAMEWORK, one) for one in questions))
+        answers = await together(*(self._ask(FRAMEWORK, one) for one in questions))
         self.journal.flush()
-        return list(answers)
+        return answers
 
     async def _ask(self, name: str, question: Question) -> Answer:
         key = f"{self.month}/{question.purpose}/{name}"
@@ -173,28 +188,43 @@ class Stage:
         self.journal.answer(key, self._place(name), name, question.purpose, answer)
         return answer
 
+    def _clock(self, name: str) -> date:
+        """The date, as a villager's clock has it."""
+        if self.config.switches.clock == "corrected" or self.today == last_day(self.month):
+            return self.today
+        if self.config.arrivals.get(name) == self.month:
+            return first_day(1)
+        return first_day(self.month) if self._place(name) else self.today
+
     def _place(self, name: str) -> int:
         return self.names.index(name) if name in self.names else len(self.names)
 
     def _rules(self, name: str) -> str:
+        if name not in self.config.names:
+            return "You keep the record of a village's meetings. You do not live there."
         config, scenario, village = self.config, self.scenario, self.village
-        others = [other for other in village.names if other != name]
-        rules = config.rules
+        # The reference's villagers know from the first month who will come.
+        known = config.names if config.switches.newcomer == "paper" else village.names
+        others = [other for other in known if other != name]
+        rules, place = config.rules, config.names.index(name)
         words = {"names": _listed(others), "capacity": rules.capacity}
-        own_cap = rules.caps[config.names.index(name)] if rules.caps and name in config.names else 0
         return prompts.render(
             "rules", name=name, rules=scenario.rules.format(**words),
-            growth=scenario.told_growth(rules), collapse_below=rules.collapse_below,
-            units=scenario.units, caps=own_cap, talks=config.talk != "none",
+            growth=scenario.told_growth(rules),
+            # The paper's villagers are not told when all is over.
+            collapse_below=rules.collapse_below if config.profile == "lean" else 0,
+            stock_units=scenario.stock_units or scenario.units, units=scenario.units,
+            cap=rules.caps[place] if place < len(rules.caps) else None,
+            owns=rules.endowments[place] if place < len(rules.endowments) else None,
+            talks=config.talk != "none",
             sees_catches=config.sees_catches, meeting=scenario.meeting,
             goal=self._goals.get(name, ""), extra="\n\n".join(self._extra + self._today),
         )  # fmt: skip
 
     def _view(self) -> View:
         village = self.village
-        last = village.harvests[-1] if village.harvests else None
-        if village.harvested and len(village.harvests) > 1:
-            last = village.harvests[-2]
+        earlier = village.harvests[: village.month - 1]
+        last = earlier[-1] if earlier else None
         demands = [(last.demands.get(n) or 0) if last else 0 for n in village.names]
         received = [last.received.get(n, 0) if last else 0 for n in village.names]
         rules = village.rules

@@ -3,6 +3,7 @@
 All by scipy. Runs that reach the horizon are censored there; they did not die of old age.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ class Difference:
 
     Attributes:
         value: of the means, with a bootstrap interval.
-        p: two-sided, of a permutation test.
+        p: two-sided, of a permutation test; NaN of fewer than two pairs, or runs in a group.
         paired: by seed.
     """
 
@@ -71,7 +72,8 @@ def kaplan_meier(months: Sequence[int], collapsed: Sequence[bool]) -> Curve:
         return Curve(np.zeros(1), one, none, none)
     data = CensoredData.right_censored(times, ~fell)
     survival = ecdf(data).sf
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # undefined ends are NaN, as told above
         interval = survival.confidence_interval(0.95, method="log-log")
     dies = np.isin(survival.quantiles, times[fell])
     return Curve(
@@ -119,6 +121,8 @@ def difference(
             raise InputError(f"pairs: {a.size} and {b.size} runs; each seed must be in both")
         gaps = b - a
         value = _interval(gaps, seed)
+        if gaps.size < 2:
+            return Difference(value, float("nan"), True)
         if not gaps.any():
             return Difference(value, 1.0, True)
         test = permutation_test(
@@ -130,14 +134,16 @@ def difference(
     def gap(x: NDArray[np.float64], y: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
         return y.mean(axis=axis) - x.mean(axis=axis)
 
-    whole = float(b.mean() - a.mean())
-    if np.ptp(np.concatenate([a, b])) == 0 or min(a.size, b.size) < 2:
+    whole, runs = float(b.mean() - a.mean()), a.size + b.size
+    if min(a.size, b.size) < 2:
+        return Difference(Interval(whole, whole, whole, runs), float("nan"), False)
+    if np.ptp(np.concatenate([a, b])) == 0:
         low = high = whole
     else:
         found = bootstrap((a, b), gap, n_resamples=9999, method="percentile", rng=rng)
         low, high = map(float, found.confidence_interval)
     test = permutation_test((a, b), gap, n_resamples=9999, rng=rng)
-    return Difference(Interval(whole, low, high, a.size + b.size), float(test.pvalue), False)
+    return Difference(Interval(whole, low, high, runs), float(test.pvalue), False)
 
 
 def proportion(yes: int, runs: int) -> Interval:

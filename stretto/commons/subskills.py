@@ -118,8 +118,9 @@ def instances(
 def question(instance: Instance, words: Scenario, rules: Rules) -> Question:
     """As a model is asked it; the answer is ``reasoning`` and ``units``."""
     text = prompts.render(
-        f"subskill_{instance.test}", stock=instance.stock, each=instance.each, units=words.units,
-        act=words.act, place=words.place, resource=words.resource,
+        f"subskill_{instance.test}", told_stock=words.told_stock(instance.stock),
+        each=instance.each, units=words.units, stock_units=words.stock_units or words.units,
+        act=words.act, resource=words.resource,
         people=rules.villagers, capacity=rules.capacity,
     )  # fmt: skip
     properties = {
@@ -138,7 +139,7 @@ async def take(
     count: int = COUNT,
     seed: int = 0,
     attempts: int = 3,
-    timeout: float = 120.0,
+    timeout: float | None = None,
 ) -> Score:
     """Let a model take a test, all questions at once (the model's own limits hold).
 
@@ -149,7 +150,7 @@ async def take(
         count: of questions.
         seed: of the questions and of the model's sampling.
         attempts: for each question to get a readable answer.
-        timeout: seconds for each attempt.
+        timeout: seconds for each attempt, queues included; None: the model's own limits.
 
     Raises:
         LimitError: a budget is spent.
@@ -162,7 +163,8 @@ async def take(
         told = prompts.render(
             "rules", name=one.name, growth=words.told_growth(rules), units=words.units,
             rules=words.rules.format(names=", ".join(others), capacity=rules.capacity),
-            collapse_below=rules.collapse_below, caps=0, talks=False, sees_catches=False,
+            collapse_below=rules.collapse_below, stock_units=words.stock_units or words.units,
+            cap=None, owns=None, talks=False, sees_catches=False,
             meeting=words.meeting, goal="", extra="",
         )  # fmt: skip
         put = question(one, words, rules)

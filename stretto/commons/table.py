@@ -226,7 +226,7 @@ def about(events: Sequence[Event]) -> About:
     config = configs.load(RunConfig, start["config"])
     models = {seat["name"]: seat["model"] for seat in start["seats"]}
     settings = configs.dump(config)
-    for name in ("seed", "seats", "newcomers", "log_prompts"):
+    for name in ("seed", "seats", "newcomers"):
         settings.pop(name)
     # Who sits where counts, whatever model it is; a lone seat and as many equal ones are the same.
     settings["people"] = [[seat.name, seat.goal] for seat in config.everybody]

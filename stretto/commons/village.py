@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stretto.commons.allocation import allocate
+from stretto.commons.allocation import MOST, allocate
 from stretto.commons.game import Game
 from stretto.commons.resource import Rules, collapsed, grow, share, shocked
 from stretto.commons.seeds import generator
@@ -95,17 +95,18 @@ class Village:
             demands: units by villager; None: the answer could not be read.
 
         Raises:
-            InputError: somebody is missing or unknown, a demand is negative, or the month was
-                harvested already.
+            InputError: somebody is missing or unknown, a demand is negative or no whole number, or
+                the month was harvested already.
         """
         if self.harvested:
             raise InputError(f"month {self.month}: was harvested already")
         if set(demands) != set(self.names):
             raise InputError(f"demands: of {sorted(demands)}, but the village has {self.names}")
-        wanted = [
-            min(demands[name] or 0, self._caps.get(name, self.stock + (demands[name] or 0)))
-            for name in self.names
-        ]
+        # A demand of a googol is one of a billion: nothing changes, and sums stay exact.
+        demands = {
+            name: units if units is None else min(units, MOST) for name, units in demands.items()
+        }
+        wanted = [min(demands[name] or 0, self._caps.get(name, MOST)) for name in self.names]
         got = allocate(
             np.array([wanted]), np.array([self.stock]), self._rationing, self.rules.allocation
         )[0].tolist()

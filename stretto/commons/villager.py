@@ -6,6 +6,7 @@ vote. An answer that cannot be read is an outcome with a name, never a number.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Literal, Protocol
 
 from stretto.commons.fleet import Policy, View
@@ -72,12 +73,13 @@ class News:
     """Something a villager sees or hears.
 
     Attributes:
-        kind: ``stock``, ``result`` (its own), ``report`` (everybody's), ``said``, ``limit``,
-            ``arrival``, ``rule`` or ``note``.
+        kind: ``stock``, ``threshold``, ``result`` (its own), ``report`` (everybody's), ``said``,
+            ``limit``, ``arrival``, ``rule`` or ``note``.
         text: in words.
         month: from 1.
         who: who said it, if somebody did.
         always: shown at every question of the month, whatever is retrieved.
+        day: in the game; None: the first of the month.
     """
 
     kind: str
@@ -85,6 +87,7 @@ class News:
     month: int
     who: str = ""
     always: bool = False
+    day: date | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Situation:
     Attributes:
         rules_text: the game in words, as this villager is told it.
         month: from 1.
-        date: in the game, ISO.
+        date: of this villager's clock, in the game, ISO.
         view: for scripted policies: the village as a fleet of one.
         place: the villager's column in ``view``.
     """

@@ -19,8 +19,9 @@ from stretto.streams import StreamCodec
 KINDS = ("json", "regex", "lark")
 KEPT = 64
 """Compiled grammars that an engine keeps, in case they are asked for again."""
-# By default JSON may hold any amount of white space, and a model in doubt writes nothing else.
-_WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""llguidance's settings for JSON. By default it may hold any amount of white space, and a model in
+doubt writes nothing else. Lark grammars name them at each schema, under ``x-guidance``."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,21 @@ class Grammar:
             raise ConfigError(f"grammar source is {self.source!r}; give text")
 
     @classmethod
-    def json(cls, schema: Mapping[str, Any] | bool, *, pauses: bool = True) -> Self:
+    def json(
+        cls, schema: Mapping[str, Any] | bool, *, pauses: bool = True, once: bool = False
+    ) -> Self:
         """A value that a JSON schema accepts; at most single spaces between its parts."""
-        return cls("json", json.dumps(schema), pauses)
+        return cls("json", json.dumps(schema), pauses, once)
 
     @classmethod
-    def regex(cls, expression: str, *, pauses: bool = True) -> Self:
+    def regex(cls, expression: str, *, pauses: bool = True, once: bool = False) -> Self:
         """A text that the whole expression matches (syntax of Rust's ``regex``)."""
-        return cls("regex", expression, pauses)
+        return cls("regex", expression, pauses, once)
 
     @classmethod
-    def lark(cls, grammar: str, *, pauses: bool = True) -> Self:
+    def lark(cls, grammar: str, *, pauses: bool = True, once: bool = False) -> Self:
         """A text that the rule ``start`` of a Lark grammar derives."""
-        return cls("lark", grammar, pauses)
+        return cls("lark", grammar, pauses, once)
 
     @classmethod
     def tools(cls, tools: Sequence[Mapping[str, Any]], *, pauses: bool = True) -> Self:
@@ -141,7 +144,7 @@ class GrammarCompiler:
             "lark": library.LLMatcher.grammar_from_lark,
         }[grammar.kind]
         try:
-            options = {"defaults": _WHITE_SPACE} if grammar.kind == "json" else {}
+            options = {"defaults": WHITE_SPACE} if grammar.kind == "json" else {}
             source = make(grammar.source, **options)
             matcher = library.LLMatcher(self._tokenizer, source, log_level=0)
         except ValueError as error:

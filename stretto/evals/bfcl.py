@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 CATEGORY = "simple_python"
 MAX_TOKENS = 160  # of a call, or of one argument
-_NO_WHITE_SPACE = {
-    "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ",
-}  # fmt: skip
 _TYPES = {"string": str, "integer": int, "float": float, "boolean": bool, "array": list,
           "tuple": list, "dict": dict, "any": str}  # fmt: skip
 _JSON = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
@@ -207,14 +204,22 @@ _EXAMPLE = (
 )  # fmt: skip
 
 
-def prompt(item: Item) -> str:
+_HEAD = "Fill in the arguments of the function from the question.\n\n"
+
+
+def prompt(item: Item, *, example: bool = True) -> str:
     """One made-up example, then the item; the arguments come next."""
-    question, name, doc, schema, arguments = _EXAMPLE
-    shown = _block(question, name, doc, schema)
     function = item.function
     asked = _block(item.question, function["name"], function["description"], item.schema)
-    head = "Fill in the arguments of the function from the question.\n\n"
-    return f"{head}{shown} {json.dumps(arguments)}\n\n{asked}"
+    if not example:
+        return f"{_HEAD}{asked}"
+    question, name, doc, schema, arguments = _EXAMPLE
+    return f"{_HEAD}{_block(question, name, doc, schema)} {json.dumps(arguments)}\n\n{asked}"
+
+
+def plain_prompt(question: str, name: str, doc: str, schema: Mapping[str, Any]) -> str:
+    """The same without an example, for a tool that is not BFCL's."""
+    return f"{_HEAD}{_block(question, name, doc, schema)}"
 
 
 def _block(question: str, name: str, doc: str, schema: Mapping[str, Any]) -> str:
@@ -225,12 +230,16 @@ def _block(question: str, name: str, doc: str, schema: Mapping[str, Any]) -> str
 
 
 def fill_by_schema(
-    engine: "Engine", items: Sequence[Item], progress: Callable[[str], None] = lambda _: None
+    engine: "Engine",
+    items: Sequence[Item],
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    example: bool = True,
 ) -> list[Filled]:
     """Each item in one session, whose grammar is the JSON schema of the arguments."""
     from stretto.engine import Grammar
 
-    sessions = [_open(engine, prompt(item),
+    sessions = [_open(engine, prompt(item, example=example),
                       Grammar.json(grammar_schema(item.schema), pauses=False))
                 for item in items]  # fmt: skip
     engine.run(sessions)
@@ -295,9 +304,10 @@ def _draw(schema: Mapping[str, Any], rng: random.Random) -> Any:
 
 def _value_grammar(schema: Mapping[str, Any]) -> Any:
     from stretto.engine import Grammar
+    from stretto.engine.grammar import WHITE_SPACE
 
     # The space is the model's to write: tokens of words and numbers begin with it.
-    made = grammar_schema(schema) | {"x-guidance": _NO_WHITE_SPACE}
+    made = grammar_schema(schema) | {"x-guidance": WHITE_SPACE}
     source = f'start: " " value\nvalue: %json {json.dumps(made)}\n'
     return Grammar.lark(source, pauses=False)
 

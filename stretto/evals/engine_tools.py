@@ -7,7 +7,6 @@ arguments of one tool, where the grammar (:mod:`stretto.agents.calls`) leaves it
 import ast
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,7 @@ class OneCall:
 
         self._engine, self.tool, self.name = engine, tool, name or "engine"
         self.source = call_grammar(tool, request)
-        self._grammar = replace(Grammar.lark(self.source, pauses=False), once=True)
+        self._grammar = Grammar.lark(self.source, pauses=False, once=True)
         self._on_open, self._on_row = on_open, on_row
 
     def open(

@@ -37,7 +37,7 @@ class FakeBox(Sandbox):
     def __init__(self):
         self.living = [0]
 
-    async def open_session(self, *, tools=(), on_call=None):
+    async def open_session(self, *, tools=(), on_call=None, policy=None):
         return FakeCells(tools, on_call, living=self.living)
 
     async def close(self):

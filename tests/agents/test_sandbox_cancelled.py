@@ -4,6 +4,8 @@ import asyncio
 import os
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -217,3 +219,24 @@ def test_a_channel_closed_in_the_midst_of_a_frame_lets_its_sender_go() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(run())
+
+
+ORPHAN = """
+import os, socket, subprocess, sys, time
+from types import SimpleNamespace
+from stretto.agents.sandbox.worker import Worker
+
+ours, theirs = socket.socketpair()
+gone = subprocess.Popen(["true"]); gone.wait()
+worker = Worker(SimpleNamespace(handles=[theirs.detach()], socket=socket.socket()))
+worker.nurse, worker.setup = gone.pid, {"work": None}
+worker.on_fork("tag", "copy")
+ours.settimeout(10)
+print(ours.recv(100))
+"""
+
+
+def test_a_copy_whose_nurse_has_ended_ends_too() -> None:
+    """It once waited for ever to belong to a nurse that was killed with the host meanwhile."""
+    done = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, timeout=30)
+    assert (done.stdout.strip(), done.stderr) == (b"b''", b"")

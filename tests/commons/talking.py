@@ -42,7 +42,8 @@ class Talker:
     async def complete(self, messages: Sequence[Message], **_: Any) -> Completion:
         if self._jitter:
             await asyncio.sleep(random.random() * self._jitter)
-        question = messages[-1].content
+        # Not the reminder that an answer could not be used.
+        question = next(m.content for m in messages[::-1] if "Answer as JSON:" in m.content)
         self.prompts.append("\n".join(message.content for message in messages))
         keys = re.findall(r'"(\w+)"', question.split("Answer as JSON:")[-1])
         self.asked[keys[-1] if keys[0] == "reasoning" else keys[0]] += 1

@@ -49,8 +49,9 @@ def test_seats_must_be_somebodys_and_the_record_shows_whose(name: str, tmp_path:
     assert {who for who, model in told.items() if model.endswith(f"+{name}")} == set(taken)
 
 
-@pytest.mark.parametrize("name", [*SEATS, "all"])
-@pytest.mark.parametrize("profile", ["lean", "paper"])
+@pytest.mark.parametrize(
+    ("name", "profile"), [*((name, "lean") for name in SEATS), ("all", "lean"), ("all", "paper")]
+)
 def test_same_bytes_and_going_on_after_a_kill(name: str, profile: str, tmp_path: Path) -> None:
     everything: dict[str, Any] = {
         "profile": profile, "utterances": 2,
@@ -93,7 +94,7 @@ def test_a_deceiver_says_one_thing_and_does_another(profile: str, tmp_path: Path
     assert game.received[0, 0] == 25
     said = [event["text"] for event in of(events, "utterance") if event["agent"] == "Ana"]
     assert set(said) == {"Let us all be careful. I will take 10, and no more."}
-    assert "Ana took 10 tons." in of(events, "report")[0]["text"]
+    assert "Ana caught 10 tons." in of(events, "report")[0]["text"]
 
 
 def test_partners_grab_in_turns_and_praise_each_other(tmp_path: Path) -> None:
@@ -103,12 +104,11 @@ def test_partners_grab_in_turns_and_praise_each_other(tmp_path: Path) -> None:
     )  # fmt: skip
     assert game.demands[0].tolist() == [10, 20, 10, 10, 10]
     assert game.demands[1, 2] == 2 * (game.stock[1] // 2 // 5)
-    answers = {(e["month"] if "month" in e else 0, e["agent"], e["purpose"]): e["value"]
-               for e in of(events, "answer")}  # fmt: skip
-    assert answers[0, "Ben", "rate"]["ratings"][-1] == {"who": "Cleo", "rating": 5, "why": ""}
-    assert answers[0, "Cleo", "vote.leader"]["choice"] == "Ben"
+    answers = {(e["agent"], e["purpose"]): e["value"] for e in of(events, "answer")}
+    assert answers["Ben", "rate"]["ratings"][-1] == {"who": "Cleo", "rating": 5, "why": ""}
+    assert answers["Cleo", "vote.leader"]["choice"] == "Ben"
     for who, partner in (("Ben", "Cleo"), ("Cleo", "Ben")):
-        assert partner not in [move["who"] for move in answers[0, who, "sanction"]["moves"]]
+        assert partner not in [move["who"] for move in answers[who, "sanction"]["moves"]]
 
 
 def test_injected_text_is_data_and_who_obeys_is_counted(tmp_path: Path) -> None:

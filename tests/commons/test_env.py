@@ -128,3 +128,26 @@ class Leaking(Village):
 def test_the_kit_finds_a_leak() -> None:
     with pytest.raises(AssertionError, match="units were lost"):
         check_village(lambda seed: Leaking(Rules(), NAMES, seed=seed))
+
+
+def test_villages_go_on_while_any_resource_lives() -> None:
+    two = Several([Rules(months=4), Rules(months=4)], 2, ends="all")
+    demands = np.zeros((2, 5, 2), np.int64)
+    demands[:, :, 0], demands[0, :, 1] = 20, 3
+    for month in range(1, 5):
+        got = two.harvest(demands)
+        assert got[:, :, 0].sum() == (200 if month == 1 else 0)
+        assert got[:, :, 1].sum() == 15
+        assert two.ended.tolist() == [month == 4] * 2
+        if month < 4:
+            two.grow()
+    with pytest.raises(InputError, match="ended"):
+        two.grow()
+
+
+@pytest.mark.parametrize("action", [10.5, -1, "10", None])
+def test_actions_are_whole_units(action: object) -> None:
+    env = CommonsEnv()
+    env.reset()
+    with pytest.raises(InputError, match=f"0 to 100, not {action}"):
+        env.step({**dict.fromkeys(env.agents, 1), "villager_3": action})  # type: ignore[dict-item]

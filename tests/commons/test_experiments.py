@@ -92,7 +92,7 @@ def test_seats_are_given_to_models_by_name() -> None:
     real = ModelConfig("gpt")
     sweep = experiment("multi_model", models={"model_a": real, "model_b": "script:greedy"})
     assert sweep.models == {"model_a": real}
-    mixed = [one.config for one in plan(sweep) if one.condition["condition"] == "mixed"][0]
+    mixed = next(one.config for one in plan(sweep) if one.condition["condition"] == "mixed")
     assert [seat.model for seat in mixed.everybody] == [
         "model_a", "script:greedy", "model_a", "script:greedy", "model_a",
     ]  # fmt: skip
@@ -109,5 +109,9 @@ def test_none_of_that_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is none; there are adversaries"):
         experiment("taxes")
     own = tmp_path / "mine.yaml"
-    own.write_text("about: Mine.\nsweep: {run: {seats: [{model: x}]}, seeds: 3}\n")
-    assert len(plan(experiment(str(own)))) == 3
+    own.write_text("about: Mine.\nsweep: {run: {seats: [{model: x, goal: x}]}, seeds: 3}\n")
+    planned = plan(experiment(str(own), models={"x": "script:half"}))
+    assert len(planned) == 3
+    assert (planned[0].config.seats[0].model, planned[0].config.seats[0].goal) == (
+        "script:half", "x",
+    )  # fmt: skip

@@ -42,9 +42,9 @@ def test_a_person_plays_and_sees_what_a_villager_sees() -> None:
     assert game.valid.all() and not typed.lines
     assert sum("give a whole number from 0 to 100" in text for text in seen) == 5
     assert sum("You are Me." in text for text in seen) == 1
-    assert "There are 100 tons at the lake" in seen[1] and "JSON" not in "".join(seen)
-    assert any("You got 12 tons" in text for text in seen)
-    assert any("Ana took 10 tons." in text for text in seen)
+    assert "There are 100 tons of fish in the lake" in seen[1] and "JSON" not in "".join(seen)
+    assert any("You caught 12 tons" in text for text in seen)
+    assert any("Ana caught 10 tons." in text for text in seen)
 
 
 def test_a_person_talks(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_who_leaves_goes_on_later(tmp_path: Path) -> None:
     game = person(typed, seen, config, tmp_path)
     assert game.received[:, 0].tolist() == [10, 9, 8]
     assert len(typed.prompts) == 1
-    assert any("You got 9 tons" in text for text in seen)  # what happened so far is shown again
+    assert any("You caught 9 tons" in text for text in seen)  # what happened so far is shown again
 
 
 def test_lines_come_in_any_pieces() -> None:

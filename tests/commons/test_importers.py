@@ -154,3 +154,23 @@ def test_the_papers_printed_over_usage(
     assert all(
         value == pytest.approx(20 * over) for value, (over, _) in zip(strict, runs, strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"a": 1}], "lacks 'round'"),
+        ([3], "no row of a log"),
+        ([{"round": 0, "agent_id": "p", "action": "harvesting"}], "lacks 'resource_in_pool"),
+        ([{"round": "x", "agent_id": "p", "action": "utterance"}], "no row of a log"),
+    ],
+)
+def test_rows_of_something_else_are_refused(rows: list, words: str, tmp_path: Path) -> None:
+    log = tmp_path / "log_env.json"
+    log.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=words):
+        read_logs(log)
+    packed = tmp_path / "runs.jsonl.gz"
+    packed.write_bytes(b"not packed")
+    with pytest.raises(InputError, match="is not JSON"):
+        read_logs(packed)

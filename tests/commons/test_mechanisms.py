@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import sys
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +181,25 @@ def test_a_leader_is_elected_for_a_term_and_sets_the_quota(tmp_path: Path) -> No
     assert [(vote["month"], vote["won"]) for vote in of(events, "vote")] == [(1, "Ben"), (3, "Ben")]
 
 
+def test_a_leader_without_an_answer_sets_nothing_and_last_months_quota_is_gone(
+    tmp_path: Path,
+) -> None:
+    limit = {"quota": lambda _, situation: {"limit": 7} if situation.month == 1 else None}
+    settings = {"leader": {"binding": False}, "fines": {}}
+    game, events = crew(tmp_path, says={"Ana": limit}, months=2, mechanisms=settings)
+    assert game.transfers.tolist() == [[-3.0] * 5, [0.0] * 5]
+    asked = [event for event in of(events, "answer") if event["purpose"] == "quota"]
+    assert [event["outcome"] for event in asked] == ["ok", "refused"]
+
+
 def test_a_mediator_is_gentle_only_if_all_delegate(tmp_path: Path) -> None:
-    game, _ = crew(tmp_path / "a", takes="constant:20", months=1, mechanisms={"mediator": {}})
+    yes = {"delegate": lambda *_: {"delegate": True}}
+    says = dict.fromkeys(NAMES, yes)
+    game, _ = crew(
+        tmp_path / "a", takes="constant:20", says=says, months=1, mechanisms={"mediator": {}}
+    )
     assert game.received.tolist() == [[10] * 5]
-    says = {"Dan": {"delegate": lambda *_: {"delegate": False}}}
+    del says["Dan"]
     settings = {"mediator": {"otherwise": 1.5}}
     game, _ = crew(
         tmp_path / "b", takes={"Dan": "constant:3"}, says=says, months=1, mechanisms=settings
@@ -227,8 +245,10 @@ def test_what_is_seen_of_catches_may_be_little_wrong_or_a_lie(tmp_path: Path) ->
     says = {"Ben": {"claim": lambda *_: {"claim": 3}}}
     takes = {"Ben": "constant:14"}
     lies = {"monitoring": {"claims": True}}
+    says |= {"Eva": {"claim": lambda *_: {"claim": None}}}
     _, events = crew(tmp_path / "c", takes=takes, says=says, months=1, mechanisms=lies)
-    assert "Ben took 3 tons." in of(events, "report")[0]["text"]
+    assert "Eva" not in of(events, "report")[0]["text"]
+    assert "Ben caught 3 tons." in of(events, "report")[0]["text"]
     assert of(events, "harvest")[0]["received"]["Ben"] == 14
     _, events = crew(tmp_path / "d", months=12, mechanisms={"monitoring": {"chance": 0.5}})
     assert 15 < sum(len(seen["told"]) for seen in of(events, "seen")) < 45
@@ -241,7 +261,7 @@ def test_the_model_is_told_what_the_report_says_and_its_own_catch(tmp_path: Path
     )
     asyncio.run(play(config, {"m": model}, tmp_path, embedder=Letters()))
     last = [prompt for prompt in model.prompts if "start of month 2" in prompt]
-    assert all("Ben took 3 tons." in prompt and "You got 10 tons" in prompt for prompt in last)
+    assert all("Ben caught 3 tons." in prompt and "You caught 10 tons" in prompt for prompt in last)
     assert all("nobody checks it" in prompt for prompt in last)
 
 
@@ -261,6 +281,8 @@ def test_rules_of_a_month_are_gone_in_the_next(tmp_path: Path) -> None:
     asyncio.run(play(config, {"m": model}, tmp_path, embedder=Letters()))
     assert all(prompt.count("nobody may take more than 9 tons") <= 1 for prompt in model.prompts)
     assert "nobody may take more than 9 tons" in model.prompts[-1]
+    # What somebody wanted is what they said, not what was cut.
+    assert "You caught 9 tons of 10 that you wanted." in model.prompts[-1]
 
 
 @pytest.mark.parametrize("name", names("mechanisms"))
@@ -273,8 +295,17 @@ def test_newcomers_live_under_every_mechanism(name: str, tmp_path: Path) -> None
     assert game.present.sum(axis=1).tolist()[:2] == [4, 5]
 
 
-ALL = {name: {} for name in names("mechanisms")}
-EACH = [*({name: {}} for name in ALL), ALL]
+# Settings by which everything that can be drawn is drawn.
+DRAWN: dict[str, Any] = {
+    "monitoring": {"chance": 0.6, "noise": 2.0, "claims": True}, "audits": {"cost": 0.1},
+    "voting": {"method": "ranked"}, "contracts": {"unanimous": False}, "fines": {"shared": True},
+}  # fmt: skip
+ALL = {name: DRAWN.get(name, {}) for name in names("mechanisms")}
+EACH = [
+    *((name, {name: ALL[name]}, "lean") for name in ALL),
+    ("all", ALL, "lean"),
+    ("all", ALL, "paper"),
+]
 
 
 def run(config: RunConfig, folder: Path, jitter: float = 0.0) -> tuple[bytes, int]:
@@ -284,8 +315,9 @@ def run(config: RunConfig, folder: Path, jitter: float = 0.0) -> tuple[bytes, in
     return (folder / "game.jsonl").read_bytes(), sum(model.asked.values())
 
 
-@pytest.mark.parametrize("mechanisms", EACH, ids=[*ALL, "all"])
-@pytest.mark.parametrize("profile", ["lean", "paper"])
+@pytest.mark.parametrize(
+    ("mechanisms", "profile"), [one[1:] for one in EACH], ids=[f"{n}-{p}" for n, _, p in EACH]
+)
 def test_same_bytes_and_nothing_asked_twice_after_a_kill(
     mechanisms: Any, profile: Any, tmp_path: Path
 ) -> None:
@@ -304,6 +336,37 @@ def test_same_bytes_and_nothing_asked_twice_after_a_kill(
         assert bytes_ == whole
         kept = whole[:cut].count(b'"type": "answer"') - (not whole[:cut].endswith(b"\n"))
         assert again <= asked - kept
+
+
+def test_institutions_of_others_are_found_by_entry_point(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from stretto.commons.mechanisms import Mechanism, mechanisms_of
+
+    @dataclass(frozen=True)
+    class Settings:
+        tax: int = 1
+
+    class Tax(Mechanism):
+        def __init__(self, settings: Settings) -> None:
+            self.tax = settings.tax
+
+        async def after_harvest(self, stage: Any, harvest: Any) -> None:
+            stage.pay("tax", "tax", dict.fromkeys(harvest.received, -self.tax))
+
+    Tax.Settings = Settings  # type: ignore[attr-defined]
+    module = type(sys)("a_package_of_others")
+    module.Tax = Tax  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_package_of_others", module)
+    point = metadata.EntryPoint("tax", "a_package_of_others:Tax", "stretto.mechanisms")
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda group: [point] if group == point.group else []
+    )
+    game, _ = crew(tmp_path, months=1, mechanisms={"tax": {"tax": 2}})
+    assert game.transfers.tolist() == [[-2] * 5]
+    assert "tax" in names("mechanisms")
+    with pytest.raises(ConfigError, match=r"mechanisms\.tax"):
+        mechanisms_of({"tax": {"rate": 2}})
 
 
 def test_settings_that_are_wrong_name_their_place() -> None:

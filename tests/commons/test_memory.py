@@ -34,7 +34,7 @@ def test_importance_counts_and_flags_win() -> None:
     made = stream("aaa", "bbb")
     made.add(Memory("heavy", DAY, DAY + KEPT, importance=10))
     assert texts(made, "") == ["heavy"]
-    made.add(Memory("agreed", DAY, DAY + KEPT, importance=1, always=True))
+    made.add(Memory("agreed", DAY, DAY + KEPT, importance=1, always=DAY + KEPT))
     assert texts(made, "") == ["agreed"]
 
 

@@ -62,3 +62,10 @@ def test_shares() -> None:
     assert proportion(0, 5).high == pytest.approx(0.4345, abs=1e-4)  # Wilson, by the formula
     with pytest.raises(InputError, match="6 of 5"):
         proportion(6, 5)
+
+
+def test_one_run_is_no_test() -> None:
+    for paired, second in ((True, [5.0]), (False, [5.0, 7.0])):
+        found = difference([1.0], second, paired=paired)
+        assert found.value.value == np.mean(second) - 1.0
+        assert np.isnan(found.p)

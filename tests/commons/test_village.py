@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from stretto.commons.fleet import Fleet, play
 from stretto.commons.game import games
-from stretto.commons.metrics import measure
+from stretto.commons.metrics import equality, measure
 from stretto.commons.policies import NAMES, policy
 from stretto.commons.resource import Growth, Rules, Shock, grow, share, threshold
 from stretto.commons.village import Village
@@ -135,3 +135,95 @@ def test_what_is_not_allowed_is_said() -> None:
     with pytest.raises(ConfigError, match="capacity"):
         Rules(capacity=0)
     assert share(Rules.scaled(50), np.array(1000)) == 10
+
+
+@pytest.mark.parametrize(
+    ("totals", "expected"),
+    [
+        ([108, 108, 108, 108, 168], 0.920),
+        ([12, 12, 12, 12, 60], 0.6444),
+        ([20, 20, 20, 20, 16], 0.9667),
+        ([0, 0, 0, 0, 0], None),
+        ([7], 1.0),
+    ],
+)
+def test_equality_as_in_the_reference(totals: list[int], expected: float | None) -> None:
+    assert equality(np.array(totals)) == (expected and pytest.approx(expected, abs=5e-5))
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30))
+def test_equality_is_the_papers_formula(totals: list[int]) -> None:
+    found, units = equality(np.array(totals)), np.array(totals)
+    if not sum(totals):
+        assert found is None
+        return
+    pairs = np.abs(units[:, None] - units[None, :]).sum()
+    assert found == pytest.approx(1 - pairs / (2 * len(totals) * units.sum()))
+
+
+def test_efficiency_of_another_start_and_of_more_than_everything() -> None:
+    """12.5: of f(0); a village that starts with 40 has f(0) = 20."""
+    village = Village(Rules(months=2, start=40), PEOPLE)
+    village.harvest(dict.fromkeys(PEOPLE, 2))
+    village.next_month()
+    assert village.stock == 60
+    village.harvest(dict.fromkeys(PEOPLE, 2))
+    assert measure(village.game()).efficiency == pytest.approx(20 / 40)
+    rich = Village(Rules(months=1), PEOPLE)
+    rich.harvest(dict.fromkeys(PEOPLE, 20))
+    found = measure(rich.game())
+    assert (found.efficiency, found.survival_time, found.survived) == (1.0, 1, False)
+    assert measure(rich.game(), "legacy").survived, "the tables do not tell of the last month"
+    talked = rich.game(utterances=[9])
+    assert measure(talked, "legacy").over_usage == pytest.approx(0.3571, abs=5e-5)
+
+
+def test_newcomers_count_from_the_day_they_come() -> None:
+    village = Village(Rules(villagers=2, capacity=40, collapse_below=2, months=2), ("Ana", "Ben"))
+    village.harvest({"Ana": 12, "Ben": 4})
+    village.next_month()
+    village.arrive("Cleo")
+    village.harvest({"Ana": 6, "Ben": 6, "Cleo": 8})
+    found = measure(village.game())
+    assert found.gain == pytest.approx((18 + 10 + 8) / 3)
+    # phi is 10 of two, then 6 of three; the absent take no part.
+    assert found.over_usage == pytest.approx(2 / 5)
+
+
+def test_no_answer_at_all_is_no_restraint() -> None:
+    village = Village(Rules(months=1), PEOPLE)
+    village.harvest(dict.fromkeys(PEOPLE, None))
+    found = measure(village.game())
+    assert (found.over_usage, found.over_demand, found.equality) == (None, None, None)
+    assert found.invalid == 1.0
+    assert measure(village.game(), "legacy").over_usage == 0.0
+
+
+def test_a_googol_is_wanted() -> None:
+    for law in ("stochastic", "proportional"):
+        village = Village(Rules(months=1, allocation=law), PEOPLE)  # type: ignore[arg-type]
+        told = village.harvest({**dict.fromkeys(PEOPLE, 0), "Ana": 10**100})
+        assert told.received["Ana"] == 100
+        assert measure(village.game()).over_demand == pytest.approx(0.2)
+    fleet = Fleet(Rules(), 1)
+    assert fleet.harvest(np.array([[10**100, 0, 0, 0, 0]])).tolist() == [[100, 0, 0, 0, 0]]
+
+
+def test_caps_bound_what_is_received_and_not_what_is_wanted() -> None:
+    village = Village(Rules(months=1, caps=(5,) * 5), PEOPLE)
+    village.harvest(dict.fromkeys(PEOPLE, 30))
+    found = measure(village.game())
+    assert (found.gain, found.over_usage, found.over_demand) == (5.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("units", [10.5, float("nan"), "10"])
+def test_fractions_are_refused_and_never_cut(units: float) -> None:
+    with pytest.raises(InputError, match="whole units"):
+        Fleet(Rules(), 1).harvest(np.array([[units] * 5]))
+    with pytest.raises((InputError, TypeError)):
+        Village(Rules(), PEOPLE).harvest(dict.fromkeys(PEOPLE, units))  # type: ignore[arg-type]
+
+
+def test_plans_for_a_large_capacity_are_refused() -> None:
+    with pytest.raises(InputError, match="at most 2000 units"):
+        play(Rules.scaled(500), [policy("best_response")])

@@ -201,7 +201,7 @@ def check_distribution(which: str, rows: int, draws: int) -> None:
     # Drafts are of these words, so that some come true.
     exits = Exits.of(lm, {1: plain_head(lm, 1, torch.tensor(words))}, {})
     ahead = Engine(
-        lm, CODEC, backend="native:float32", exits=exits, max_sessions=128,
+        lm, CODEC, backend="native:float32", exits=exits, max_sessions=128, prefix_cache=False,
         speculation=Speculation(drafters=("exit",), max_rows=rows - 1, adaptive=False),
     )  # fmt: skip
     counts = dict.fromkeys(exact, 0)

@@ -85,11 +85,13 @@ class ProcessSession(Session):
             await self.exec(f"import random; random.seed({self._nurse.policy.seed}); del random")
 
     async def offer(self, tools: Sequence[str]) -> None:
-        async with self._lock:
+        async def tell() -> None:
             new = [name for name in tools if name not in self._tools]
             self._tools = tuple(tools)
             if new:
                 await self._ask("tools", names=new)
+
+        await self._whole(tell)
 
     # --- cells ---------------------------------------------------------------------------------
 

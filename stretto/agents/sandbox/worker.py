@@ -247,15 +247,17 @@ class Worker:
             return
         try:
             # In a process space of its own everything ends with the nurse, which is its first.
-            alone = self.nurse == 1
+            alone, between = self.nurse == 1, os.getpid()
             if not alone and os.fork():
                 self._exit(0)
             self.channel.socket.close()
             self.channel = Channel(handle, tag)
             if not alone:
-                while os.getppid() != self.nurse:
+                while os.getppid() == between:
                     os.sched_yield()
                 confine.die_with_parent()
+                if os.getppid() != self.nurse:
+                    self._exit(1)  # it ended before we asked to be told
             self._move(folder)
             self.channel.send("ready")
         except OSError as error:

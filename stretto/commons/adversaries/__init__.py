@@ -106,8 +106,8 @@ def harvesting(value: Any, question: Question, units: int) -> dict[str, Any]:
 
 
 def part(of: int, share: float, most: int) -> int:
-    """So much of ``of``, rounded down, from 0 to ``most``."""
-    return max(0, min(int(share * of), most))
+    """So much of ``of``, rounded down, ``most`` at most."""
+    return min(int(share * of + 1e-9), most)
 
 
 def adversaries_of(

@@ -28,7 +28,10 @@ class Mechanism:
         """A month begins; newcomers are there."""
 
     def demand(self, stage: "Stage", name: str, units: int) -> int:
-        """What counts as a villager's demand, which was ``units``."""
+        """What counts as a villager's demand, which was ``units``.
+
+        Measures go by what counts; the record's answers keep what was wanted.
+        """
         return units
 
     async def after_harvest(self, stage: "Stage", harvest: "Harvest") -> None:

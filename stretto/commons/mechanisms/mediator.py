@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stretto.commons.mechanisms import Mechanism
-from stretto.commons.polls import poll
+from stretto.commons.polls import part, poll
 from stretto.commons.stage import Stage
 
 
@@ -24,7 +24,10 @@ class Settings:
 
 
 class Plugin(Mechanism):
-    """Asks each before the harvest; what delegates then say they want counts for nothing."""
+    """Asks each before the harvest; what delegates then say they want counts for nothing.
+
+    Scripted villagers without words of their own act for themselves.
+    """
 
     Settings = Settings
 
@@ -42,9 +45,9 @@ class Plugin(Mechanism):
     async def before_harvest(self, stage: Stage) -> None:
         """Ask who delegates; tell how many do."""
         share, settings = stage.village.share, self._settings
-        together, otherwise = int(settings.together * share), int(settings.otherwise * share)
+        together, otherwise = part(share, settings.together), part(share, settings.otherwise)
         answers = await poll(
-            stage, "delegate", {"delegate": {"type": "boolean"}}, {"delegate": True},
+            stage, "delegate", {"delegate": {"type": "boolean"}}, {"delegate": False},
             together=together, otherwise=otherwise, stock=stage.village.stock,
         )  # fmt: skip
         delegates = [name for name, value in answers.items() if value["delegate"]]

@@ -18,7 +18,8 @@ class Settings:
     Attributes:
         chance: that a villager's catch is told in a month at all.
         noise: standard deviation of the error, units; what is told is rounded, never below 0.
-        claims: villagers say themselves what they took, and may lie; chance and noise come on top.
+        claims: villagers say themselves what they took, may lie, and may say nothing; chance and
+            noise come on top.
     """
 
     chance: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -38,7 +39,7 @@ class Plugin(Mechanism):
         """Tell the rule."""
         settings = self._settings
         if settings.claims:
-            stage.announce("After each harvest everybody says what they took; nobody checks it.")
+            stage.announce("After each harvest everybody may say what they took; nobody checks it.")
         if settings.noise:
             about = f"{settings.noise:g} {stage.scenario.units}"
             stage.announce(f"What is told of the catches is off by about {about}.")
@@ -49,12 +50,14 @@ class Plugin(Mechanism):
         """What is seen of the catches."""
         settings, rng = self._settings, stage.rng("monitoring")
         if settings.claims:
-            field = {"type": "integer", "minimum": 0, "maximum": stage.village.rules.capacity}
+            most = stage.village.rules.capacity
+            field = {"type": ["integer", "null"], "minimum": 0, "maximum": most}
             answers = await poll(
                 stage, "claim", {"claim": field}, lambda name: {"claim": harvest.received[name]},
                 names=list(told), catches=harvest.received,
             )  # fmt: skip
-            told = {name: value["claim"] for name, value in answers.items() if name in told}
+            claimed = {name: value["claim"] for name, value in answers.items()}
+            told = {name: units for name, units in claimed.items() if units is not None}
         # Drawn for all, in order, whoever is told of: what one says changes no other's luck.
         errors = rng.normal(0.0, 1.0, len(stage.names))
         luck = rng.random(len(stage.names))

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stretto.commons.mechanisms import Mechanism
+from stretto.commons.polls import part
 from stretto.commons.stage import Stage
 
 
@@ -37,7 +38,7 @@ class Plugin(Mechanism):
     async def before_harvest(self, stage: Stage) -> None:
         """Set and tell it."""
         settings, units = self._settings, stage.scenario.units
-        share = int(settings.of_share * stage.village.share)
+        share = part(stage.village.share, settings.of_share)
         stage.quota = share if settings.units is None else settings.units
         text = f"This month nobody may take more than {stage.quota} {units}"
         for name, own in (settings.each or {}).items():

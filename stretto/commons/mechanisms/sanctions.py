@@ -53,7 +53,7 @@ class Plugin(Mechanism):
         }
         stage.announce(
             f"After each harvest everybody may spend the worth of up to {settings.most} {units} of "
-            f"their own: for each they {' or '.join(ways[kind] for kind in self._kinds)}."
+            f"their own; for each they {' or '.join(ways[kind] for kind in self._kinds)}."
         )
 
     async def after_talk(self, stage: Stage, harvest: Harvest) -> None:

@@ -44,7 +44,12 @@ def condition_grid(found: Sequence[Group]) -> Grid:
               "runs with a month of no harvest, %")  # fmt: skip
     body = []
     for group in found:
-        cells = [interval(group.values[name], kind.scale) for name, kind in MEASURES.items()]
+        cells = [
+            interval(value, kind.scale)
+            + (f" ({value.runs} known)" if value is not None and value.runs < group.runs else "")
+            for name, kind in MEASURES.items()
+            for value in [group.values[name]]
+        ]
         zero = MISSING if group.zero_months is None else f"{100 * group.zero_months:.0f}"
         body.append((group.condition, group.form, str(group.runs), *cells, zero))
     return Grid(
@@ -82,13 +87,13 @@ def contrast_grid(found: Sequence[Contrast], name: str, title: str, note: str) -
     body = []
     for one in found:
         kind = MEASURES[one.measure]
-        unit = kind.unit.replace("% of", "points of") if kind.scale == 100 else kind.unit
+        unit = "% points" if kind.scale == 100 else kind.unit
         count = f"{one.value.runs} {'pairs' if one.paired else 'runs'}"
         body.append((
-            one.what, kind.title, unit.replace("%", "points"), interval(one.value, kind.scale),
+            one.what, kind.title, unit, interval(one.value, kind.scale),
             count, p_value(one.p), p_value(one.holm),
         ))  # fmt: skip
-    header = ("difference", "measure", "unit", "value", "of", "p", "p, Holm")
+    header = ("difference", "measure", "unit", "value", "pairs or runs", "p", "p, Holm")
     return Grid(name, title, many, header, tuple(body))
 
 

@@ -47,7 +47,7 @@ def stock_pictures(conditions: Mapping[str, Sequence[Row]]) -> Iterator[Picture]
             _stock(axis, known[name], horizon)
             axis.set_title(_short(name, 46), fontsize="medium")
             axis.set_xlim(0.5, horizon + 0.5)
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.05 * max(max(r.stock) for n in names for r in known[n]))
         _outer(axes[: len(names)], "month", "stock, units")
         legend(figure, *axes)
         yield Picture(
@@ -102,12 +102,14 @@ def point_pictures(found: Sequence[Group]) -> Iterator[Picture]:
                 _points(axis, points, kind.scale, shift, fill, form)
             axis.set_title(kind.title, fontsize="medium")
             axis.set_xlabel(kind.unit)
-            axis.set_yticks(range(len(page)), [_short(name, 44) for name in page], fontsize="small")
+            axis.set_yticks(range(len(page)), [_short(name, 64) for name in page], fontsize="small")
             axis.set_ylim(len(page) - 0.5, -0.5)
             axis.grid(axis="x", color="#dddddd", linewidth=0.6)
             axis.set_axisbelow(True)
             if kind.scale == 100:
                 axis.set_xlim(-3, 103)
+            else:
+                axis.set_xlim(left=0)
         legend(figure, *axes)
         yield Picture(
             f"measures-{number}", "Measures by condition",
@@ -129,11 +131,14 @@ def catch_picture(game: Game) -> Picture:
         want = there & read & (game.demands[:, i] != game.received[:, i])
         axis.plot(months[want], game.demands[want, i], "v", color=BLUE, mfc="none",
                   label="demand, where not all was got")  # fmt: skip
-        axis.plot(months[there & ~read], np.zeros((there & ~read).sum()), "x", color=RED,
-                  markersize=8, clip_on=False, label="invalid answer")  # fmt: skip
-        axis.step(months, fair, where="mid", color="black", linestyle="--", linewidth=1,
-                  label="sustainable share")  # fmt: skip
-        axis.step(months, limits, where="mid", color=ORANGE, linewidth=1.5, label="agreed limit")
+        (crosses,) = axis.plot(months[there & ~read], np.zeros((there & ~read).sum()), "x",
+                               color=RED, markersize=8, clip_on=False, zorder=5,
+                               label="invalid answer")  # fmt: skip
+        crosses.set_in_layout(False)  # nothing to lay out if there are none
+        ends = months - 0.45, months + 0.45
+        axis.hlines(fair, *ends, color="black", linestyle="--", linewidth=1.2,
+                    label="sustainable share")  # fmt: skip
+        axis.hlines(limits, *ends, color=ORANGE, linewidth=1.8, label="agreed limit")
         axis.set_title(_short(name, 40), fontsize="medium")
         axis.set_xlim(0.4, game.rules.months + 0.6)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -154,11 +159,13 @@ def _stock(axis: Any, rows: Sequence[Row], horizon: int) -> None:
         grid[i, : len(row.stock)] = row.stock
         if not row.collapsed and len(row.stock) < horizon:  # broken off: not known further on
             grid[i, len(row.stock) :] = np.nan
-        axis.plot(months[: len(row.stock)], row.stock, color=GREY, linewidth=0.6, alpha=0.7,
-                  label="run" if i == 0 else None)  # fmt: skip
+        told = grid[i, : len(row.stock) + row.collapsed]
+        name = "run" if i == 0 else None
+        axis.plot(months[: len(told)], told, color=GREY, linewidth=0.8, alpha=0.8, label=name,
+                  marker="." if len(rows) == 1 else None)  # fmt: skip
     if len(rows) > 1:
         means = [
-            stats.mean(column[~np.isnan(column)]) if (~np.isnan(column)).any() else None
+            stats.mean(column[~np.isnan(column)].tolist()) if (~np.isnan(column)).any() else None
             for column in grid.T
         ]
         middle, low, high = (

@@ -9,48 +9,52 @@ import matplotlib.pyplot as plt
 from stretto.commons.report.grids import Grid
 
 WIDTH, HEIGHT = 11.69, 8.27  # A4 across, inches
-LINES = 34  # of a table on one page
-SMALL = 6.5  # points
-_CHARACTER = 0.62 * SMALL / 72  # inches, of a monospaced letter
+LARGE = 8.0  # points, of a table's letters
+_ADVANCE = 0.602  # of a monospaced letter, in sizes of it
 
 
 def sheets(title: str, made: str, remarks: Sequence[str], grids: Sequence[Grid]) -> Iterator[Any]:
     """One figure a page: what to know first, then the tables."""
     wrapped = [line for remark in remarks for line in textwrap.wrap(f"- {remark}", 120)]
     figure = _page(f"Commons: {title}")
-    figure.text(0.05, 0.88, "\n".join([made, "", *wrapped[:48]]), va="top", fontsize=9)
+    figure.text(
+        0.05, 0.88, "\n".join([made, "", *wrapped[:48]]), va="top", fontsize=9, parse_math=False
+    )
     yield figure
     for grid in grids:
-        for start in range(0, max(1, len(grid.body)), LINES):
-            more = f" (from line {start + 1})" if start else ""
-            yield _sheet(grid, grid.body[start : start + LINES], f"{grid.title}{more}")
+        yield from _sheets(grid)
 
 
-def _sheet(grid: Grid, body: Sequence[Sequence[str]], title: str) -> Any:
-    """Columns as wide as their longest cell; the letters shrink until the page holds them."""
+def _sheets(grid: Grid) -> Iterator[Any]:
+    """Columns as wide as their longest cell; letters so small that the page holds a line."""
     headers = [textwrap.wrap(cell, 14) or [""] for cell in grid.header]
     # A name may be long; what a page cannot hold ends in dots.
-    cells = [[cell if len(cell) <= 60 else cell[:57] + "..." for cell in line] for line in body]
+    cells = [
+        [cell if len(cell) <= 60 else cell[:57] + "..." for cell in line] for line in grid.body
+    ]
     widths = [
         max(len(cell) for cell in [*head, *(line[i] for line in cells)]) + 2
         for i, head in enumerate(headers)
     ]
-    size = min(SMALL + 1.5, SMALL * 0.94 * WIDTH / (sum(widths) * _CHARACTER))
+    size = min(LARGE, 0.92 * WIDTH * 72 / (sum(widths) * _ADVANCE))
     tall = max(map(len, headers))
-    head = "\n".join(
-        "".join(_place(column, row, tall).rjust(width)
-                for column, width in zip(headers, widths, strict=True))
+    head = [
+        "".join(_set(_place(column, row, tall), widths[i], i) for i, column in enumerate(headers))
         for row in range(tall)
-    )  # fmt: skip
-    lines = ["".join((cell.ljust if i == 0 else cell.rjust)(width)
-                     for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
-             for line in cells]  # fmt: skip
-    text = "\n".join([head, "-" * sum(widths), *lines])
-    figure = _page(title)
+    ]
+    body = ["".join(_set(cell, widths[i], i) for i, cell in enumerate(line)) for line in cells]
+    most = int(0.78 * HEIGHT * 72 / (1.25 * size)) - tall - 1
     note = "\n".join(textwrap.wrap(grid.note, 170))
-    figure.text(0.03, 0.91, note, va="top", fontsize=7.5, color="#555555")
-    figure.text(0.03, 0.84, text, va="top", fontsize=size, family="monospace", parse_math=False)
-    return figure
+    for start in range(0, max(1, len(body)), most):
+        figure = _page(grid.title + (f" (from line {start + 1})" if start else ""))
+        figure.text(0.03, 0.91, note, va="top", fontsize=7.5, color="#555555", parse_math=False)
+        text = "\n".join([*head, "-" * sum(widths), *body[start : start + most]])
+        figure.text(0.03, 0.84, text, va="top", fontsize=size, family="monospace", parse_math=False)
+        yield figure
+
+
+def _set(cell: str, width: int, place: int) -> str:
+    return cell.ljust(width) if place == 0 else cell.rjust(width)
 
 
 def _place(column: Sequence[str], row: int, tall: int) -> str:

@@ -23,6 +23,7 @@ from stretto.errors import ConfigError
 from stretto.runs import atomic_write
 
 FORMATS = ("html", "pdf", "latex")
+MOST_RUNS = 120  # listed one by one on a page
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,28 @@ def collect(table: Table, baseline: str = "") -> Content:
             ))  # fmt: skip
         elif len([1 for levels in table.factors.values() if len(levels) > 1]) > 1:
             remarks.append(f"No effects of factors: {why}")
-    shown.append(tables.run_grid(table))
+    if same := _without_chance(table):
+        remarks.append(
+            f"In {len(same)} of {len(table.conditions)} conditions all runs are exactly the same "
+            "whatever the seed: they are one observation each, and intervals and p-values that "
+            f"rest on them say nothing: {'; '.join(same[:6])}{'; ...' * (len(same) > 6)}."
+        )
+    if len(table.rows) <= MOST_RUNS:
+        shown.append(tables.run_grid(table))
+    else:
+        remarks.append(f"All {len(table.rows)} runs, one by one, stand in runs.csv only.")
     return Content(table, found, gaps, effects, shown, remarks)
+
+
+def _without_chance(table: Table) -> list[str]:
+    """Conditions of which all of our own recorded runs cannot be told apart."""
+    return [
+        name
+        for name, rows in table.conditions.items()
+        if len(rows) > 1
+        and all(row.stock and row.protocol for row in rows)
+        and len({(row.stock, *row.strict.values()) for row in rows}) == 1
+    ]
 
 
 def write(
@@ -180,12 +201,14 @@ def _pictures(content: Content) -> list[Any]:
     from stretto.commons.report import pictures as draw
 
     conditions = content.table.conditions
-    found: list[Any] = []
     if content.game is not None:
         found = [*draw.stock_pictures(conditions), draw.catch_picture(content.game)]
     else:
         found = [*draw.point_pictures(content.groups), *draw.survival_pictures(content.table),
                  *draw.stock_pictures(conditions)]  # fmt: skip
+    for picture in found:  # laid out once, not again in each format
+        picture.figure.draw_without_rendering()
+        picture.figure.set_layout_engine("none")
     return found
 
 
@@ -197,7 +220,9 @@ def _html(content: Content, pictures: Sequence[Any], made: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    text = (resources.files(__package__) / "page.html.jinja").read_text(encoding="utf-8")
+    text = (resources.files("stretto.commons.report") / "page.html.jinja").read_text(
+        encoding="utf-8"
+    )
     shown = [
         {"name": one.name, "title": one.title, "note": one.note,
          "source": f"data:image/svg+xml;base64,{base64.b64encode(svg(one.figure)).decode()}"}
