@@ -26,6 +26,11 @@ from stretto.runs import Run
 
 LOOK = 0.5  # seconds between looks at what others have under way
 PATIENCE = 20
+# What a plug-in may raise that was not meant to.
+_DEFECTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,7 @@ async def play_planned(
     except LimitError as error:
         run.event("stopped", why=str(error), **asdict(tally))
         raise
-    except Exception as error:  # a plug-in's too: one run must not take the others with it
+    except (StrettoError, *_DEFECTS) as error:  # one run must not take the others with it
         why = str(error) if isinstance(error, StrettoError) else f"{type(error).__name__}: {error}"
         run.event("failed", error=why, **asdict(tally))
         return why

@@ -76,7 +76,7 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
 
 
 def test_a_budget_of_all_processes_stops_the_sweep(tmp_path: Path) -> None:
-    with Endpoint() as endpoint:
+    with Endpoint(latency=0.2) as endpoint:
         prepare(asking(endpoint.url, 1, months=2), tmp_path)
         # 23 is in the middle of a month: what was sent is answered and kept all the same.
         wrong = work(tmp_path, together=1, limits=Limits(requests=23))
