@@ -261,7 +261,7 @@ def _people(
     for seat in config.everybody:
         if seat.model.startswith("script:"):
             wanted = seat.model.removeprefix("script:")
-            villager: Villager = ScriptedVillager(seat.name, policy(wanted), wanted)
+            villager: Villager = ScriptedVillager(seat.name, policy(wanted, config.seed), wanted)
         elif seat.model == "human":
             if human is None:
                 raise ConfigError(f"seat {seat.name}: nobody is there to play; use commons play")

@@ -111,8 +111,12 @@ _WITH_NUMBER: dict[str, tuple[Callable[[int], Policy], int | None]] = {
 NAMES = tuple(sorted([*_PLAIN, *_WITH_NUMBER]))
 
 
-def policy(name: str) -> Policy:
+def policy(name: str, seed: int = 0) -> Policy:
     """The policy of that name, such as ``greedy``, ``constant:12`` or ``threshold:1``.
+
+    Args:
+        name: with its number, where it has one.
+        seed: of the run: what ``random`` draws, where its name gives no number.
 
     Raises:
         InputError: there is none, or its number is missing, wrong or not wanted.
@@ -123,7 +127,7 @@ def policy(name: str) -> Policy:
     if word in _WITH_NUMBER:
         make, default = _WITH_NUMBER[word]
         try:
-            value = int(number) if colon else default
+            value = int(number) if colon else seed if word == "random" else default
         except ValueError:
             value = None
         if value is not None:

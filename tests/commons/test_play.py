@@ -202,3 +202,13 @@ def test_seats_that_cannot_be_filled() -> None:
         run(RunConfig((Seat("human"),)))
     with pytest.raises(ConfigError, match="there is no 'taxes'"):
         run(RunConfig((Seat("script:greedy"),), mechanisms={"taxes": {}}))
+
+
+def test_random_neighbours_go_by_the_runs_seed() -> None:
+    seats = (Seat("script:random"),)
+    games = [run(RunConfig(seats, rules=SHORT, talk="none", seed=seed)) for seed in (1, 1, 2)]
+    assert (games[0].demands == games[1].demands).all()
+    assert games[0].demands.tolist() != games[2].demands.tolist()
+    fixed = [run(RunConfig((Seat("script:random:7"),), rules=SHORT, talk="none", seed=seed))
+             for seed in (1, 2)]  # fmt: skip
+    assert fixed[0].demands[0].tolist() == fixed[1].demands[0].tolist()
