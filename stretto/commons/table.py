@@ -41,6 +41,7 @@ MEASURES = {
     "survived": Kind("survival rate", "% of runs", 100),
     "survival_time": Kind("survival time", "months"),
     "gain": Kind("gain per villager", "units"),
+    "payoff": Kind("payoff per villager, with transfers", "units"),
     "efficiency": Kind("efficiency", "%", 100),
     "equality": Kind("equality", "%", 100),
     "over_usage": Kind("over-usage", "% of harvests", 100),

@@ -101,7 +101,7 @@ def test_a_sweeps_report(folder: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     said = " ".join(page.words)
     assert "Commons: a_sweep & <more>" in said
-    assert "24 hypotheses are tested in this table" in said  # 3 differences of 8 measures
+    assert "27 hypotheses are tested in this table" in said  # 3 differences of 9 measures
     assert (tmp_path / "one" / "report.pdf").read_bytes().startswith(b"%PDF")
     tex = (tmp_path / "one" / "tables.tex").read_text()
     assert tex.count(r"\begin{longtable}") == tex.count(r"\end{longtable}") == 4

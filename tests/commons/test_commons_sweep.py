@@ -154,7 +154,7 @@ def test_a_defect_of_a_plug_in_is_told_and_stops_nobody(tmp_path: Path) -> None:
     seats = [{"model": "m"}, *[{"model": "script:threshold"}] * 4]
     models = {"m": ModelConfig("local:x")}
     prepare(Sweep({"seats": seats, "talk": "none"}, seeds=2, models=models), tmp_path)
-    wrong = work(tmp_path, together=1, local="tests.commons.test_sweep:open_broken")
+    wrong = work(tmp_path, together=1, local="tests.commons.test_commons_sweep:open_broken")
     assert list(wrong.values()) == ["KeyError: 'oh'"] * 2
 
 
