@@ -1,9 +1,11 @@
 """``make bench-agents``: the figures behind the goals of agents.
 
 Sections are functions in ``MEASURES``; ``python -m benchmarks.agents sandbox`` runs one of them.
+``FULL=1`` adds what a model gains by its own attempts, a quarter of an hour.
 """
 
 import asyncio
+import os
 import statistics
 import sys
 import time
@@ -14,7 +16,9 @@ from benchmarks.agent_live import live
 from benchmarks.agent_stream import overlap
 from benchmarks.bfcl import bfcl
 from benchmarks.goal import Goal, Measure, missing, run
+from benchmarks.improve import improved
 from benchmarks.ipython import NoIPythonError, kernels
+from benchmarks.m3tooleval import m3tooleval
 from stretto.agents.sandbox import Policy, open_sandbox
 from stretto.agents.sandbox.base import Session
 
@@ -154,7 +158,10 @@ MEASURES: dict[str, Measure] = {
     "streaming": overlap,
     "live": live,
     "bfcl": bfcl,
+    "m3tooleval": m3tooleval,
 }
+if os.environ.get("FULL") == "1":
+    MEASURES["improve"] = improved  # a quarter of an hour by itself
 
 
 def main() -> int:
