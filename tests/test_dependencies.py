@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OWN = {"stretto", "benchmarks", "tests", "hatch-build", "hatch_build"} | {
+OWN = {"stretto", "benchmarks", "tests", "stock", "hatch-build", "hatch_build"} | {
     p.stem for p in (ROOT / "tests").rglob("*.py")
 }
 DISTRIBUTIONS = {

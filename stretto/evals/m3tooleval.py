@@ -152,7 +152,7 @@ def load_data(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no pages for M3ToolEval ({error.strerror})") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not M3ToolEval's pages ({error!r})") from None
-    travel = json.loads((files("stretto") / "data_items" / "m3_travel.json").read_text("utf-8"))
+    travel = json.loads((files("stretto.evals") / "m3_travel.json").read_text("utf-8"))
     return {"pages": pages, "flights": travel["flights"], "hotels": travel["hotels"]}
 
 

@@ -23,7 +23,7 @@ from stretto.evals.m3_rules import (
 from stretto.evals.m3tooleval import POLICY, load_data, run_all, run_task, summary
 from stretto.protocols import Completion
 
-TRAVEL = json.loads((files("stretto") / "data_items" / "m3_travel.json").read_text("utf-8"))
+TRAVEL = json.loads((files("stretto.evals") / "m3_travel.json").read_text("utf-8"))
 PAGES = {"/": "\n".join(f"line {n}" for n in range(7)) + "\n- [Clickable '/a']", "/a": "price 5"}
 DATA = {"pages": PAGES, "flights": TRAVEL["flights"], "hotels": TRAVEL["hotels"]}
 
