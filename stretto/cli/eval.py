@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stretto.evals.config import EfficiencyConfig
+    from stretto.evals.exits import ExitEval
     from stretto.evals.report import Report
     from stretto.evals.summary import Line
     from stretto.runs import Run
@@ -147,10 +148,11 @@ def exits_(
     source: Path | None = None,
     limit: int = 20,
     max_cells: int = 40_000,
+    answers: int = 0,
     out: Path | None = None,
     json: AsJson = False,
 ) -> None:
-    """How well a model can be left early: agreement and perplexity by exit layer.
+    """How well a model can be left early: agreement, perplexity and accuracy by exit layer.
 
     Every exit is measured by its trained head, and by the model's own norm and unembedding. Texts
     are read, not written: items of the development tasks with their gold answers, unless others
@@ -165,7 +167,9 @@ def exits_(
         source: unpacked development pack (default: ../shared/data/dev.tar.xz, if it is there).
         limit: items per task, or tables.
         max_cells: cells that are read at most.
-        out: folder for exits.csv and exits.json.
+        answers: items of each development task that every exit answers by itself, for its accuracy
+            (nothing is read then).
+        out: folder for exits.csv and exits.json, or answers.csv.
         json: print JSON.
     """
     from stretto.cli.output import emit
@@ -175,10 +179,25 @@ def exits_(
         model=model, exits=exits, layers=tuple(layers or ()), data=data, text=text,
         source=source, limit=limit, max_cells=max_cells,
     )  # fmt: skip
+    if answers:
+        _answers(config, answers, out, json)
+        return
     rows = evaluate(config, _Lines().tell)
     emit(rows, COLUMNS, "json" if json else "table")
     if out is not None:
         console.print("wrote " + ", ".join(map(str, write(rows, out))), highlight=False)
+
+
+def _answers(config: "ExitEval", items: int, out: Path | None, json: bool) -> None:
+    from stretto.cli.output import emit
+    from stretto.evals import exit_answers
+    from stretto.evals.exits import write_csv
+
+    found = exit_answers.answers(config, items, _Lines().tell)
+    emit(found, exit_answers.COLUMNS, "json" if json else "table")
+    if out is not None:
+        path = write_csv(found, exit_answers.COLUMNS, out / "answers.csv")
+        console.print(f"wrote {path}", highlight=False)
 
 
 @app.command

@@ -97,14 +97,20 @@ def evaluate(config: ExitEval, tell: Tell = lambda done, total, what: None) -> l
 
 def write(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
     """``exits.csv`` and ``exits.json`` (with the calibration) in a folder; their paths."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
     paths = [folder / "exits.csv", folder / "exits.json"]
-    atomic_write(paths[0], text.getvalue())
+    write_csv(rows, COLUMNS, paths[0])
     atomic_write(paths[1], json.dumps(rows, indent=1) + "\n")
     return paths
+
+
+def write_csv(rows: list[dict[str, Any]], columns: Sequence[str], path: Path) -> Path:
+    """Rows as a CSV file, of these columns only; its path."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    atomic_write(path, text.getvalue())
+    return path
 
 
 def _samples(config: ExitEval, lm: MultiStreamLM, codec: StreamCodec) -> list[Sample]:
