@@ -197,7 +197,7 @@ def kills() -> Iterator[Goal]:
 
 
 def _units(value: Any) -> Callable[[dict[str, Any]], str]:
-    return lambda body: json.dumps({"reasoning": "", "units": value})
+    return lambda body: json.dumps({"reasoning": "", "units": value, "note": ""})
 
 
 # What the endpoint says or does -> the outcome that must be recorded.
@@ -208,7 +208,7 @@ OUTCOMES: dict[str, tuple[Any, str]] = {
     "-1 units": (_units(-1), "invalid"),
     "10.5 units": (_units(10.5), "invalid"),
     "units in words": (_units("ten"), "invalid"),
-    "no units": (lambda body: '{"reasoning": ""}', "invalid"),
+    "no units": (lambda body: '{"reasoning": "", "note": ""}', "invalid"),
     "words without JSON": (lambda body: "I take ten tons.", "invalid"),
     "JSON that is cut off": (lambda body: '{"reasoning": "I tak', "invalid"),
     "an empty text": ("empty", "empty"),
